@@ -1,0 +1,63 @@
+"""Money: integers of the token's smallest unit inside, decimal strings outside. Never a float.
+
+GLM has 18 decimals. ``Amount`` is a plain ``int`` so that sums are exact and fit SQLite text columns and uint256.
+"""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Context, Decimal, DecimalException
+from typing import NewType
+
+from golemp2p.errors import UsageError
+
+Amount = NewType("Amount", int)
+
+DECIMALS = 18
+_SCALE = Decimal(10) ** DECIMALS
+# 78 digits hold any uint256; the default context of 28 would round silently.
+_CONTEXT = Context(prec=120)
+MAX_AMOUNT = Amount(2**128 - 1)
+
+ZERO = Amount(0)
+
+
+def parse_amount(text: str | int | float | Decimal, *, what: str = "amount") -> Amount:
+    """Decimal text in GLM ("0.0123") to the smallest unit. Raises UsageError on anything else."""
+    try:
+        value = Decimal(str(text).strip())
+    except DecimalException as exc:
+        raise UsageError(f"{what} {text!r} is not a decimal number", hint='write it like "0.0123"') from exc
+    if not value.is_finite() or value < 0:
+        raise UsageError(f"{what} {text!r} is not a number of zero or more")
+    scaled = _CONTEXT.multiply(value, _SCALE)
+    if scaled > MAX_AMOUNT:
+        raise UsageError(f"{what} {text!r} is too large", hint=f"at most {format_amount(MAX_AMOUNT)}")
+    if scaled != scaled.to_integral_value(context=_CONTEXT):
+        raise UsageError(f"{what} {text!r} has more than {DECIMALS} decimals")
+    return Amount(int(scaled))
+
+
+def format_amount(amount: Amount | int) -> str:
+    """The shortest exact decimal string: 1500000000000000000 -> "1.5"."""
+    whole, fraction = divmod(int(amount), 10**DECIMALS)
+    if not fraction:
+        return str(whole)
+    return f"{whole}.{fraction:0{DECIMALS}d}".rstrip("0")
+
+
+def linear_cost(coeffs: list[float], usage: list[float]) -> Amount:
+    """Golem's linear price: sum of coeff * usage, plus the start price (the last coefficient), rounded up.
+
+    Raises UsageError when the vectors do not fit (``len(coeffs) == len(usage) + 1``).
+    """
+    if len(coeffs) != len(usage) + 1:
+        raise UsageError(f"{len(coeffs)} price coefficients do not fit {len(usage)} usage counters")
+    total = Decimal(str(coeffs[-1]))
+    for coeff, counter in zip(coeffs, usage, strict=False):
+        total = _CONTEXT.add(total, _CONTEXT.multiply(Decimal(str(coeff)), Decimal(str(counter))))
+    if not total.is_finite() or total < 0:
+        raise UsageError(f"price {coeffs!r} with usage {usage!r} is not a number of zero or more")
+    scaled = _CONTEXT.multiply(total, _SCALE).to_integral_value(rounding=ROUND_CEILING, context=_CONTEXT)
+    if scaled > MAX_AMOUNT:
+        raise UsageError(f"price {coeffs!r} with usage {usage!r} is too large")
+    return Amount(int(scaled))
