@@ -64,9 +64,7 @@ class Struct:
         """Raises ValueError when a field is missing, superfluous or of the wrong type."""
         if set(message) != {name for _, name in self.fields}:
             raise ValueError(f"{self.name} has fields {[n for _, n in self.fields]}, not {sorted(message)}")
-        return keccak256(
-            self.type_hash + b"".join(_encode(kind, message[name]) for kind, name in self.fields)
-        )
+        return keccak256(self.type_hash + b"".join(_encode(kind, message[name]) for kind, name in self.fields))
 
 
 _DOMAIN = Struct(

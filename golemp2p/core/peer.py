@@ -16,9 +16,7 @@ from golemp2p.core.eip712 import keccak256
 from golemp2p.core.ids import Address, PeerId
 from golemp2p.errors import RemoteProtocolError
 
-_PREFIX: Final = bytes.fromhex(
-    "0025" + "08021221"
-)  # identity multihash of 37 bytes; key type 2; 33 bytes of data
+_PREFIX: Final = bytes.fromhex("0025" + "08021221")  # identity multihash of 37 bytes; key type 2; 33 bytes of data
 
 
 def peer_id_of(public_key: bytes) -> PeerId:
@@ -35,9 +33,7 @@ def public_key_of(peer_id: str) -> bytes:
     except ValueError as exc:
         raise RemoteProtocolError(f"{peer_id!r} is not a PeerId") from exc
     if len(raw) != 39 or not raw.startswith(_PREFIX):
-        raise RemoteProtocolError(
-            f"PeerId {peer_id!r} has no secp256k1 key", hint="golemp2p nodes use Ethereum keys"
-        )
+        raise RemoteProtocolError(f"PeerId {peer_id!r} has no secp256k1 key", hint="golemp2p nodes use Ethereum keys")
     return raw[6:]
 
 

@@ -31,9 +31,7 @@ class NodeKey:
         try:
             self._key = coincurve.PrivateKey(secret)
         except ValueError as exc:
-            raise UsageError(
-                "not a valid secp256k1 private key", hint="32 bytes, not zero, below the order"
-            ) from exc
+            raise UsageError("not a valid secp256k1 private key", hint="32 bytes, not zero, below the order") from exc
         public = self._key.public_key.format(compressed=True)
         self.public_key: bytes = bytes(public)
         self.address: Address = address_of_key(public)

@@ -1,0 +1,1 @@
+"""Bodies of the msgpack rpc between nodes (protocols/*.md)."""
