@@ -29,7 +29,7 @@ def peer_id_of(public_key: bytes) -> PeerId:
 def public_key_of(peer_id: str) -> bytes:
     """The 33-byte key inside a PeerId. Raises RemoteProtocolError for other key types and garbage."""
     try:
-        raw = base58.b58decode(peer_id)
+        raw = bytes(base58.b58decode(peer_id))
     except ValueError as exc:
         raise RemoteProtocolError(f"{peer_id!r} is not a PeerId") from exc
     if len(raw) != 39 or not raw.startswith(_PREFIX):

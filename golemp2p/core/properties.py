@@ -18,7 +18,7 @@ Scalar = str | int | float | bool
 PropertyValue = Scalar | list[Scalar]
 Properties = dict[str, PropertyValue]
 
-_FORBIDDEN = frozenset("=<>~()[] \t\r\n")
+_FORBIDDEN = frozenset("=<>~\t\r\n\0")
 
 
 def flatten(raw: Mapping[str, object]) -> Properties:
@@ -44,7 +44,9 @@ def flatten(raw: Mapping[str, object]) -> Properties:
 
 def _add(flat: Properties, name: str, value: object) -> None:
     if not name or _FORBIDDEN & set(name):
-        raise UsageError(f"property name {name[:80]!r} is not allowed", hint="no spaces, brackets or = < > ~ in names")
+        raise UsageError(
+            f"property name {name[:80]!r} is not allowed", hint="no line breaks and none of = < > ~ in names"
+        )
     if name in flat:
         raise UsageError(f"property {name!r} is given twice")
     if len(flat) >= limits.MAX_PROPERTIES:
