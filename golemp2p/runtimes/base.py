@@ -30,6 +30,7 @@ class EndReason(StrEnum):
     OUT_OF_FUEL = "out_of_fuel"
     OUT_OF_MEMORY = "out_of_memory"
     CPU_LIMIT = "cpu_limit"
+    WALL_LIMIT = "wall_limit"
     KILLED = "killed"
 
 
@@ -44,6 +45,10 @@ class Limits:
     storage_bytes: int | None = None
 
 
+# (message, done, total or None, unit): for people, while a command takes long.
+ProgressSink = Callable[[str, int, int | None, str], Awaitable[None]]
+
+
 @dataclass(frozen=True)
 class Deployment:
     """What the supervisor hands over. ``package`` is a verified local file; ``work_dir`` is private and empty."""
@@ -54,6 +59,8 @@ class Deployment:
     work_dir: Path
     limits: Limits = Limits()
     env: Mapping[str, str] = field(default_factory=dict)
+    volumes: Sequence[str] = ()  # further guest paths that must exist and be writable, absolute and normalised
+    progress: ProgressSink | None = None  # told of what takes long
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""Compiled modules on disk, shared by all nodes of a user.
+
+A serialized module is native code, so nothing but our own compile worker ever writes here; files get their name by an
+atomic rename, and the key names all that the code depends on. Compiling cannot be interrupted from inside (CPython's
+25 MiB take 5 s, a hostile module any time), hence the worker with its own CPU, memory and wall budget.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from golemp2p import limits
+from golemp2p.runtimes.base import RuntimeFailureError
+from golemp2p.runtimes.wasm.launch import start_worker
+
+log = structlog.get_logger()
+WASMTIME_VERSION: Final = metadata.version("wasmtime")
+_LOCK_POLL_S: Final = 0.05
+
+
+class ModuleCache:
+    """Get-or-compile. One compilation of a module at a time, across processes."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.chmod(0o700)
+        self._directory = directory
+
+    def path_of(self, sha256: str, *, metered: bool) -> Path:
+        """Where the compiled form of this module is, or would be."""
+        config = f"p1{'-fuel' if metered else ''}"
+        return self._directory / f"{sha256}-{WASMTIME_VERSION}-{config}-{platform.machine()}.cwasm"
+
+    async def link(self, package: Path, sha256: str, target: Path, *, metered: bool) -> bool:
+        """Make ``target`` a private name of the compiled module; True when it had to be compiled.
+
+        A name of its own survives eviction. Raises RuntimeFailureError.
+        """
+        cached = self.path_of(sha256, metered=metered)
+        if self._take(cached, target):
+            return False
+        async with self._locked(cached.with_suffix(".lock")):
+            if self._take(cached, target):  # another node did it while we waited
+                return False
+            await self._compile(package, cached, metered=metered)
+            if not self._take(cached, target):
+                raise RuntimeFailureError("the compiled module vanished from the cache")
+        self._evict()
+        return True
+
+    def forget(self, sha256: str, *, metered: bool) -> None:
+        """Drop an entry that does not load (a changed processor, a damaged disk)."""
+        self.path_of(sha256, metered=metered).unlink(missing_ok=True)
+
+    def _take(self, cached: Path, target: Path) -> bool:
+        try:
+            os.link(cached, target)
+        except FileNotFoundError:
+            return False
+        except OSError:  # another file system
+            part = target.with_suffix(".part")
+            part.write_bytes(cached.read_bytes())
+            part.rename(target)
+        with contextlib.suppress(OSError):
+            os.utime(cached)  # least recently used goes first
+        return True
+
+    async def _compile(self, package: Path, cached: Path, *, metered: bool) -> None:
+        part = cached.with_name(f".{secrets.token_hex(8)}.part")
+        started_s = trio.current_time()
+        worker = start_worker(self._directory)
+        try:
+            with trio.move_on_after(limits.COMPILE_WALL_S) as wall:
+                await worker.send(
+                    {
+                        "op": "compile",
+                        "package": str(package),
+                        "output": str(part),
+                        "metered": metered,
+                        "data_bytes": limits.COMPILE_MEMORY_BYTES,
+                        "cpu_s": limits.COMPILE_CPU_S,
+                        "file_bytes": limits.MAX_COMPILED_BYTES,
+                        "open_files": limits.WORKER_OPEN_FILES,
+                    }
+                )
+                # Nothing reads the worker's pipes: what it says there is at most a panic's few lines.
+                ended = await worker.child.wait()
+            if wall.cancelled_caught:
+                raise RuntimeFailureError(f"compiling the module took longer than {limits.COMPILE_WALL_S:g} s")
+            outcome = await worker.outcome()
+            if outcome is None:
+                raise RuntimeFailureError(
+                    f"compiling the module failed (status {ended.code})",
+                    hint=f"budget: {limits.COMPILE_CPU_S} CPU-s, {limits.COMPILE_MEMORY_BYTES // limits.MIB} MiB",
+                )
+            if "error" in outcome:
+                raise RuntimeFailureError(str(outcome["error"]))
+            part.rename(cached)
+            log.info("module_compiled", file=cached.name, seconds=round(trio.current_time() - started_s, 3))
+        finally:
+            await worker.aclose()
+            part.unlink(missing_ok=True)
+
+    @asynccontextmanager
+    async def _locked(self, path: Path) -> AsyncIterator[None]:
+        """An flock, polled: other nodes of this user may be compiling the very same module."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with trio.move_on_after(limits.COMPILE_WALL_S * 2) as scope:
+                while True:
+                    try:
+                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        await trio.sleep(_LOCK_POLL_S)
+            if scope.cancelled_caught:
+                raise RuntimeFailureError("another node keeps compiling this module")
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _evict(self) -> None:
+        """Drop the least recently used modules beyond the budget."""
+        entries = sorted(self._directory.glob("*.cwasm"), key=lambda path: path.stat().st_mtime, reverse=True)
+        total_bytes = 0
+        for path in entries:
+            total_bytes += path.stat().st_size
+            if total_bytes > limits.MODULE_CACHE_BYTES:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".lock").unlink(missing_ok=True)
