@@ -1,0 +1,27 @@
+"""What the libp2p adapter needs to know. It knows nothing of markets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from golemp2p import limits
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """Settings of :func:`golemp2p.net.libp2p.open_libp2p_network`.
+
+    ``network`` separates networks that share machines: it is part of every DHT key. ``announce`` replaces the listen
+    addresses that we tell to others (a node behind a port forward); empty means the listen addresses.
+    """
+
+    listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
+    bootstrap: tuple[str, ...] = ()
+    network: str = "local"
+    subnet: str = "public"
+    dht: bool = True
+    announce: tuple[str, ...] = ()
+    min_peers: int = limits.MIN_PEERS
+    keepalive_interval_s: float = limits.KEEPALIVE_INTERVAL_S
+    keepalive_timeout_s: float = limits.KEEPALIVE_TIMEOUT_S
+    max_connections_per_ip: int = limits.MAX_CONNECTIONS_PER_IP

@@ -1,0 +1,79 @@
+"""Multiaddr text at the border: parsed, DNS names resolved, port conflicts found."""
+
+from __future__ import annotations
+
+import socket
+
+import trio
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+
+from golemp2p.core.ids import PeerId
+from golemp2p.core.peer import public_key_of
+from golemp2p.errors import NetworkError, UsageError
+
+EXAMPLE = "like /ip4/192.0.2.7/tcp/4001/p2p/16Uiu2HA…"
+
+
+def parse_dial(text: str) -> tuple[PeerId, str, str, int]:
+    """``/ip4|ip6|dns4|dns6|dns/HOST/tcp/PORT/p2p/PEER`` to (peer, kind, host, port). Raises UsageError."""
+    parts = text.split("/")
+    if (
+        len(parts) != 7
+        or parts[0]
+        or parts[1] not in ("ip4", "ip6", "dns", "dns4", "dns6")
+        or parts[3] != "tcp"
+        or parts[5] != "p2p"
+        or not parts[4].isdigit()
+        or not 0 < int(parts[4]) < 65536
+    ):
+        raise UsageError(f"{text!r} is not an address of a peer", hint=EXAMPLE)
+    public_key_of(parts[6])
+    return PeerId(parts[6]), parts[1], parts[2], int(parts[4])
+
+
+async def dial_addresses(text: str) -> tuple[PeerId, list[Multiaddr]]:
+    """The peer and the numeric multiaddrs (without /p2p) to dial. Raises UsageError, NetworkError (name unknown)."""
+    peer, kind, host, port = parse_dial(text)
+    if kind in ("ip4", "ip6"):
+        hosts = [(kind, host)]
+    else:
+        family = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}[kind]
+        try:
+            found = await trio.socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        except OSError as exc:
+            raise NetworkError(f"the name {host} cannot be resolved: {exc}") from exc
+        hosts = [("ip6" if item[0] == socket.AF_INET6 else "ip4", str(item[4][0])) for item in found]
+    try:
+        return peer, [Multiaddr(f"/{kind}/{host}/tcp/{port}") for kind, host in hosts]
+    except ValueError as exc:
+        raise UsageError(f"{text!r} is not an address of a peer: {exc}", hint=EXAMPLE) from exc
+
+
+def libp2p_id(peer: PeerId) -> ID:
+    """Raises RemoteProtocolError for a PeerId without a secp256k1 key."""
+    public_key_of(peer)
+    return ID.from_base58(peer)
+
+
+def listen_addresses(texts: tuple[str, ...]) -> list[Multiaddr]:
+    """Raises UsageError for a malformed address and for a port in use.
+
+    libp2p listens with SO_REUSEPORT, so without this check a second node on the same port starts happily and the
+    kernel deals out the connections between the two.
+    """
+    result = []
+    for text in texts:
+        parts = text.split("/")
+        if len(parts) != 5 or parts[1] not in ("ip4", "ip6") or parts[3] != "tcp" or not parts[4].isdigit():
+            raise UsageError(f"{text!r} is not an address to listen on", hint="like /ip4/0.0.0.0/tcp/4001")
+        try:
+            result.append(Multiaddr(text))
+            if int(parts[4]):
+                family = socket.AF_INET6 if parts[1] == "ip6" else socket.AF_INET
+                with socket.socket(family, socket.SOCK_STREAM) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind((parts[2], int(parts[4])))
+        except (OSError, OverflowError, ValueError) as exc:
+            raise UsageError(f"cannot listen on {text}: {exc}", hint="choose another port, or 0 for a free one") from exc
+    return result

@@ -1,0 +1,116 @@
+"""A libp2p stream as the port's ByteStream, and the containment of stream handlers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+import trio
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF
+
+from golemp2p import limits
+from golemp2p.core.ids import PeerId
+from golemp2p.errors import GolemError, NetworkError
+from golemp2p.net.port import ByteStream, StreamHandler
+
+log = structlog.get_logger(__name__)
+
+
+class Libp2pStream:
+    """Works on the Yamux stream below libp2p's NetStream; the latter is only told of the end, for its books."""
+
+    def __init__(self, net_stream: Any) -> None:
+        self._net = net_stream
+        self._muxed = net_stream.muxed_stream
+        self._peer = PeerId(str(net_stream.muxed_conn.peer_id))
+        self._done = False
+
+    @property
+    def peer(self) -> PeerId:
+        return self._peer
+
+    async def read(self, max_bytes: int) -> bytes:
+        try:
+            return bytes(await self._muxed.read(max_bytes))
+        except MuxedStreamEOF:
+            # libp2p reports FIN, RST and a lost connection alike. A FIN leaves recv_closed with the connection alive.
+            if self._muxed.recv_closed and not self._done and not self._muxed.conn.event_shutting_down.is_set():
+                return b""
+            raise self._broken() from None
+        except Exception as exc:  # noqa: BLE001 - libp2p raises several unrelated families here
+            raise self._broken() from exc
+
+    async def write(self, data: bytes) -> None:
+        try:
+            await self._muxed.write(data)
+        except Exception as exc:  # noqa: BLE001 - as above
+            raise self._broken() from exc
+
+    async def close_write(self) -> None:
+        try:
+            await self._net.close_write()
+        except Exception as exc:  # noqa: BLE001 - as above
+            raise self._broken() from exc
+
+    async def aclose(self) -> None:
+        await self._end(orderly=True)
+
+    async def reset(self) -> None:
+        await self._end(orderly=False)
+
+    async def _end(self, *, orderly: bool) -> None:
+        if self._done:
+            return
+        self._done = True
+        with trio.move_on_after(limits.STREAM_CLOSE_TIMEOUT_S, shield=True):
+            try:
+                if orderly:
+                    await self._net.close()
+                # A stream the peer has not closed stays in the muxer's tables; the reset frees it on both sides and
+                # comes after the FIN, so the peer still reads what we sent.
+                if not orderly or not self._muxed.recv_closed:
+                    await self._net.reset()
+            except Exception as exc:  # noqa: BLE001 - the connection is gone: nothing is left to close
+                log.debug("stream close failed", peer=self._peer, error=repr(exc))
+
+    def _broken(self) -> NetworkError:
+        return NetworkError(f"the stream to {self._peer} broke", hint="the peer closed it or its connection was lost")
+
+
+async def run_handler(handler: StreamHandler, stream: ByteStream, protocol: str) -> None:
+    """Run one handler to its end; whatever it raises (but a cancellation) costs only this stream."""
+    try:
+        await handler(stream)
+    except Exception as exc:  # noqa: BLE001 - libp2p ends the whole host when a handler raises
+        report = log.info if isinstance(exc, GolemError) else log.exception
+        report("stream handler failed", peer=stream.peer, protocol=protocol, error=str(exc))
+        await stream.reset()
+    finally:
+        await stream.aclose()
+
+
+def contain(handler: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    """For libp2p's own inbound path (negotiation, identify, ping, gossip, DHT): the same promise, and a bound on
+    the streams a peer may have open to us."""
+    streams: Counter[str] = Counter()
+
+    async def contained(net_stream: Any) -> None:
+        peer = str(net_stream.muxed_conn.peer_id)
+        if streams[peer] >= limits.MAX_STREAMS_PER_PEER:
+            log.info("stream refused", peer=peer, open_streams=streams[peer])
+            await Libp2pStream(net_stream).reset()
+            return
+        streams[peer] += 1
+        try:
+            await handler(net_stream)
+        except Exception as exc:  # noqa: BLE001 - libp2p ends the whole host when a handler raises
+            log.debug("libp2p stream failed", peer=peer, error=repr(exc))
+            await Libp2pStream(net_stream).reset()
+        finally:
+            streams[peer] -= 1
+            if not streams[peer]:
+                del streams[peer]
+
+    return contained
