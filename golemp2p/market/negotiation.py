@@ -1,0 +1,295 @@
+"""Proposals and counter-proposals: the in-memory half of negotiation. What binds (agreements) is in agreements.py.
+
+Both nodes name a proposal by the same 64 hex digits; the prefix is the viewer's side (R- requestor, P- provider).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import structlog
+
+from golemp2p import limits
+from golemp2p.core.constraints import Terms, Ternary, explain, match, parse
+from golemp2p.core.ids import PeerId, ProposalId, SubscriptionId, new_proposal_id
+from golemp2p.core.properties import Properties
+from golemp2p.core.proposal import Proposal, ProposalEvent, ProposalState
+from golemp2p.core.records import MarketRecord, RecordKind, decode_terms, encode_terms
+from golemp2p.errors import GoneError, NotFoundError, RemoteProtocolError, UsageError
+from golemp2p.market.book import OrderBook
+from golemp2p.market.subscriptions import ProposalReceived, ProposalRejected, Subscription, Subscriptions
+from golemp2p.market.sync import RecordSync
+from golemp2p.net.rpc import Rpc
+from golemp2p.wire.p2p.market import PROTOCOL, CounterBody, RecordBody, RejectBody
+
+log = structlog.get_logger("golemp2p.market")
+
+MAX_PROPOSALS: Final = 50_000  # of all subscriptions together; the oldest finished go first
+
+
+class Negotiation:
+    def __init__(
+        self,
+        book: OrderBook,
+        subscriptions: Subscriptions,
+        sync: RecordSync,
+        rpc: Rpc,
+        me: PeerId,
+        clock: Callable[[], float],
+    ) -> None:
+        self._book = book
+        self._subscriptions = subscriptions
+        self._sync = sync
+        self._rpc = rpc
+        self._me = me
+        self._clock = clock
+        self._proposals: dict[ProposalId, Proposal] = {}
+        self._offered: set[tuple[SubscriptionId, SubscriptionId]] = set()  # (demand, offer) with a proposal out
+
+    # --- matching ---
+
+    def match_demand(self, demand: Subscription) -> None:
+        """Initial proposals of every known offer for a new own demand."""
+        for offer in self._book.live(RecordKind.OFFER, self._clock(), subnet=demand.record.subnet):
+            self.match_pair(demand, offer)
+
+    def match_offer(self, offer: MarketRecord) -> None:
+        """Initial proposals of a new offer for every own demand."""
+        for demand in self._subscriptions.all(RecordKind.DEMAND):
+            if demand.record.subnet == offer.subnet:
+                self.match_pair(demand, offer)
+
+    def match_pair(self, demand: Subscription, offer: MarketRecord, *, again: bool = False) -> None:
+        """``again``: the pair may start over, since its last negotiation came to an end."""
+        if offer.issuer == self._me or ((demand.id, offer.id) in self._offered and not again):
+            return
+        if match(demand.record.terms, offer.terms) is not Ternary.TRUE:
+            return
+        self._offered.add((demand.id, offer.id))
+        proposal = Proposal(
+            new_proposal_id("R"),
+            demand.id,
+            offer.id,
+            offer.issuer,
+            ours=False,
+            terms=offer.terms,
+            state=ProposalState.INITIAL,
+            timestamp=self._clock(),
+        )
+        self._put(proposal)
+        demand.events.put(ProposalReceived(proposal, self._clock()))
+
+    def forget_offer(self, offer_id: SubscriptionId) -> None:
+        """The offer was withdrawn: its unanswered initial proposals lead nowhere."""
+        for proposal in list(self._proposals.values()):
+            if proposal.counterpart == offer_id and proposal.state is ProposalState.INITIAL:
+                self._put(proposal.after(ProposalEvent.EXPIRE))
+
+    def start_over(self, demand_id: SubscriptionId, offer_id: SubscriptionId) -> None:
+        """A negotiation ended without a contract; let the pair find each other again while both are live."""
+        demand = self._subscriptions.find(demand_id)
+        offer = self._book.get(offer_id, self._clock())
+        if demand is not None and offer is not None and demand.record.kind is RecordKind.DEMAND:
+            self.match_pair(demand, offer, again=True)
+
+    # --- looking things up ---
+
+    def get(self, subscription_id: SubscriptionId, proposal_id: ProposalId) -> Proposal:
+        """Raises NotFoundError."""
+        proposal = self._proposals.get(proposal_id)
+        if proposal is None or proposal.subscription != subscription_id:
+            raise NotFoundError(
+                f"proposal {proposal_id} of {subscription_id} is unknown", hint="proposals end with their demand"
+            )
+        return proposal
+
+    def find(self, proposal_id: ProposalId) -> Proposal:
+        proposal = self._proposals.get(proposal_id)
+        if proposal is None:
+            raise NotFoundError(f"proposal {proposal_id} is unknown", hint="proposals end with their demand")
+        return proposal
+
+    def find_key(self, key: str, peer: PeerId) -> Proposal:
+        """A proposal by its prefix-less id, as the peer names it. Raises NotFoundError."""
+        for side in ("P", "R"):
+            proposal = self._proposals.get(ProposalId(f"{side}-{key}"))
+            if proposal is not None and proposal.peer == peer:
+                return proposal
+        raise NotFoundError(f"proposal {key[:80]} is unknown here")
+
+    def put(self, proposal: Proposal) -> None:
+        self._put(proposal)
+
+    def _put(self, proposal: Proposal) -> None:
+        self._proposals[proposal.id] = proposal
+        if len(self._proposals) > MAX_PROPOSALS:
+            for old in list(self._proposals)[: MAX_PROPOSALS // 10]:
+                del self._proposals[old]
+
+    def forget_subscription(self, subscription_id: SubscriptionId) -> None:
+        for proposal_id in [p.id for p in self._proposals.values() if p.subscription == subscription_id]:
+            del self._proposals[proposal_id]
+        self._offered = {pair for pair in self._offered if pair[0] != subscription_id}
+
+    # --- what agents do ---
+
+    async def counter(
+        self,
+        kind: RecordKind,
+        subscription_id: SubscriptionId,
+        proposal_id: ProposalId,
+        properties: Properties,
+        constraints: str,
+    ) -> ProposalId:
+        """Answer the other side's proposal with our terms. ``kind`` is that of our subscription.
+
+        Raises UsageError (own proposal, no match: says which clause), GoneError (answered before), NetworkError.
+        """
+        subscription = self._subscriptions.get(subscription_id, kind)
+        theirs = self.get(subscription_id, proposal_id)
+        if theirs.ours:
+            raise UsageError(f"proposal {proposal_id} is your own", hint="counter the other side's proposal")
+        if theirs.state not in (ProposalState.INITIAL, ProposalState.DRAFT):
+            raise GoneError(f"proposal {proposal_id} is {theirs.state.shown} and answered already")
+        terms = Terms(properties, constraints)
+        _require_match(kind, ours=terms, theirs=theirs.terms)
+        side = "R" if kind is RecordKind.DEMAND else "P"
+        ours = Proposal(
+            new_proposal_id(side),
+            subscription_id,
+            theirs.counterpart,
+            theirs.peer,
+            ours=True,
+            terms=terms,
+            state=ProposalState.DRAFT,
+            timestamp=self._clock(),
+            previous=theirs.id,
+        )
+        first = theirs.state is ProposalState.INITIAL
+        demand_id, offer_id = (
+            (subscription_id, theirs.counterpart) if side == "R" else (theirs.counterpart, subscription_id)
+        )
+        body = CounterBody(
+            proposal=ours.key,
+            previous=None if first else theirs.key,
+            demand=RecordBody.of(subscription.record) if first else None,
+            demand_id=demand_id,
+            offer_id=offer_id,
+            content=encode_terms(properties, constraints),
+        )
+        # Answered before it is sent, so that a second counter cannot slip in while we wait.
+        self._put(theirs.after(ProposalEvent.COUNTER))
+        self._put(ours)
+        try:
+            await self._rpc.call(
+                theirs.peer, PROTOCOL, "counter", body.to_wire(), timeout_s=limits.MARKET_RPC_TIMEOUT_S
+            )
+        except BaseException:
+            # The peer did not take it: the proposal can be tried again.
+            self._proposals.pop(ours.id, None)
+            self._put(theirs)
+            raise
+        return ours.id
+
+    async def reject(
+        self, kind: RecordKind, subscription_id: SubscriptionId, proposal_id: ProposalId, reason: dict[str, Any]
+    ) -> None:
+        """Raises NotFoundError, GoneError (answered before). The peer is told if it can be reached."""
+        self._subscriptions.get(subscription_id, kind)
+        theirs = self.get(subscription_id, proposal_id)
+        if theirs.state is ProposalState.REJECTED:
+            return
+        if theirs.ours or theirs.state not in (ProposalState.INITIAL, ProposalState.DRAFT):
+            raise GoneError(f"proposal {proposal_id} is {theirs.state.shown} and cannot be rejected")
+        initial = theirs.state is ProposalState.INITIAL
+        self._put(theirs.after(ProposalEvent.REJECT, reason=str(reason.get("message", ""))))
+        if not initial:  # of an initial proposal the provider does not know
+            body = RejectBody(proposal=theirs.key, reason=reason).to_wire()
+            await self._rpc.call(theirs.peer, PROTOCOL, "reject", body, timeout_s=limits.MARKET_RPC_TIMEOUT_S)
+
+    # --- what peers do ---
+
+    async def on_counter(self, peer: PeerId, raw: dict[str, Any]) -> object:
+        body = CounterBody.model_validate(raw)
+        demand_id, offer_id = SubscriptionId(body.demand_id), SubscriptionId(body.offer_id)
+        own = self._subscriptions.find(offer_id)
+        kind = RecordKind.OFFER
+        if own is None:
+            own, kind = self._subscriptions.find(demand_id), RecordKind.DEMAND
+        if own is None or own.record.kind is not kind:
+            raise NotFoundError(f"neither offer {offer_id} nor demand {demand_id} is live here")
+        if kind is RecordKind.OFFER and body.demand is not None:
+            demand = body.demand.record()
+            if demand.id != demand_id or demand.issuer != peer or demand.kind is not RecordKind.DEMAND:
+                raise RemoteProtocolError("the demand with the proposal is not the sender's")
+            self._sync.take(demand)
+        terms = decode_terms(body.content)
+        _require_match(kind, ours=own.record.terms, theirs=terms)
+        previous = self._answered_by(body, peer, kind)
+        side, counterpart = ("P", demand_id) if kind is RecordKind.OFFER else ("R", offer_id)
+        proposal = Proposal(
+            ProposalId(f"{side}-{body.proposal}"),
+            own.id,
+            counterpart,
+            peer,
+            ours=False,
+            terms=terms,
+            state=ProposalState.DRAFT,
+            timestamp=self._clock(),
+            previous=previous,
+        )
+        if proposal.id in self._proposals:
+            return {}  # sent again after a lost answer
+        self._put(proposal)
+        own.events.put(ProposalReceived(proposal, self._clock()))
+        return {}
+
+    def _answered_by(self, body: CounterBody, peer: PeerId, kind: RecordKind) -> ProposalId | None:
+        """Mark our proposal that ``body`` answers. Raises RemoteProtocolError, GoneError, NotFoundError."""
+        if body.previous is None:
+            if kind is RecordKind.DEMAND:
+                raise RemoteProtocolError("a provider's proposal answers one of the requestor's")
+            return None
+        ours = self.find_key(body.previous, peer)
+        if not ours.ours:
+            raise RemoteProtocolError("the proposal answers the sender's own")
+        if ours.state is ProposalState.DRAFT:
+            self._put(ours.after(ProposalEvent.COUNTER))
+        elif ProposalId(f"{ours.id[:2]}{body.proposal}") not in self._proposals:
+            raise GoneError(f"proposal {ours.key} is {ours.state.shown} and answered already")
+        return ours.id
+
+    async def on_reject(self, peer: PeerId, raw: dict[str, Any]) -> object:
+        body = RejectBody.model_validate(raw)
+        proposal = self.find_key(body.proposal, peer)
+        if not proposal.ours:
+            raise RemoteProtocolError("the sender rejects its own proposal")
+        if proposal.state is not ProposalState.DRAFT:
+            return {}
+        self._put(proposal.after(ProposalEvent.REJECT, reason=str(body.reason.get("message", ""))))
+        own = self._subscriptions.find(proposal.subscription)
+        if own is not None:
+            own.events.put(ProposalRejected(proposal.id, body.reason, self._clock()))
+        return {}
+
+    def mark_accepted(self, proposal: Proposal) -> None:
+        """The proposal became an agreement. Raises ImpossibleEventError."""
+        self._put(proposal.after(ProposalEvent.ACCEPT))
+
+    def reopen(self, proposal: Proposal) -> None:
+        """Undo mark_accepted when the agreement could not be stored."""
+        self._put(replace(proposal, state=ProposalState.DRAFT))
+
+
+def _require_match(kind: RecordKind, *, ours: Terms, theirs: Terms) -> None:
+    """Both directions must be true. Raises UsageError naming the clause and the side that says so."""
+    demand, offer = (ours, theirs) if kind is RecordKind.DEMAND else (theirs, ours)
+    if match(demand, offer) is Ternary.TRUE:
+        return
+    for side, mine, other in (("demand", demand, offer), ("offer", offer, demand)):
+        why = explain(parse(mine.constraints), other.properties)
+        if why.result is not Ternary.TRUE:
+            missing = f"; missing: {', '.join(why.unresolved)}" if why.unresolved else ""
+            raise UsageError(f"the {side}'s constraint {' '.join(why.clauses)} is {why.result.value}{missing}")

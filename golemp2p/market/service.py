@@ -1,0 +1,123 @@
+"""The market service of a node: builds the parts, serves the protocol, runs the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from golemp2p import limits
+from golemp2p.core.eip712 import Domain
+from golemp2p.core.ids import SubscriptionId
+from golemp2p.core.properties import Properties
+from golemp2p.core.records import MarketRecord, RecordKind
+from golemp2p.errors import GolemError
+from golemp2p.identity import Signer
+from golemp2p.market.agreements import Agreements
+from golemp2p.market.book import Applied, OrderBook
+from golemp2p.market.delivery import Delivery
+from golemp2p.market.negotiation import Negotiation
+from golemp2p.market.subscriptions import Subscription, Subscriptions
+from golemp2p.market.sync import RecordSync
+from golemp2p.net.port import Network
+from golemp2p.net.rpc import Rpc
+from golemp2p.storage import Storage
+from golemp2p.wire.p2p.market import PROTOCOL
+
+PUSHES: int = 256  # direct answers to demands that wait at once
+
+
+class MarketService:
+    """``book`` what is known, ``subscriptions`` our own, ``negotiation`` proposals, ``agreements`` contracts."""
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        signer: Signer,
+        domain: Domain,
+        network: Network,
+        rpc: Rpc,
+        clock: Callable[[], float],
+    ) -> None:
+        self._clock = clock
+        self._network = network
+        self.me = signer.peer_id
+        self.book = OrderBook()
+        self.sync = RecordSync(self.book, network, rpc, domain, clock, self._on_record)
+        self.subscriptions = Subscriptions(storage, signer, domain, self.sync, clock)
+        self.negotiation = Negotiation(self.book, self.subscriptions, self.sync, rpc, self.me, clock)
+        self.delivery = Delivery(storage, rpc, clock)
+        self.agreements = Agreements(
+            storage, signer, domain, rpc, self.negotiation, self.subscriptions, self.delivery, clock
+        )
+        self._push, self._pushes = trio.open_memory_channel[MarketRecord](PUSHES)
+        rpc.serve(
+            PROTOCOL,
+            {
+                "pull": self.sync.on_pull,
+                "push": self.sync.on_push,
+                "counter": self.negotiation.on_counter,
+                "reject": self.negotiation.on_reject,
+                "agree": self.agreements.on_agree,
+                "approve": self.agreements.on_approve,
+                "reject_agreement": self.agreements.on_reject,
+                "cancel": self.agreements.on_cancel,
+                "terminate": self.agreements.on_terminate,
+            },
+        )
+
+    async def run(self, subnet: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        await self.agreements.load()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.sync.run, subnet)
+            await self.subscriptions.withdraw_leftovers()
+            self._network.add_peer_listener(lambda peer, up: self.delivery.peer_is_back(peer) if up else None)
+            nursery.start_soon(self.subscriptions.run)
+            nursery.start_soon(self.agreements.run)
+            nursery.start_soon(self.delivery.run)
+            nursery.start_soon(self._answer_demands)
+            nursery.start_soon(self._expire_records)
+            task_status.started()
+
+    async def subscribe(self, kind: RecordKind, properties: Properties, constraints: str, owner: str) -> SubscriptionId:
+        """Publish an own offer or demand. Raises UsageError, PolicyError."""
+        subscription: Subscription = await self.subscriptions.add(kind, properties, constraints, owner)
+        if kind is RecordKind.DEMAND:
+            self.negotiation.match_demand(subscription)
+        return subscription.id
+
+    async def unsubscribe(self, kind: RecordKind, subscription_id: SubscriptionId) -> None:
+        """Raises GoneError, NotFoundError."""
+        await self.subscriptions.remove(subscription_id, kind)
+        self.negotiation.forget_subscription(subscription_id)
+
+    def _on_record(self, record: MarketRecord, applied: Applied) -> None:
+        if applied is Applied.WITHDRAWN:
+            self.negotiation.forget_offer(record.id)
+        elif applied is Applied.NEW and record.kind is RecordKind.OFFER:
+            self.negotiation.match_offer(record)
+        elif applied is Applied.NEW and record.issuer != self.me:
+            try:
+                self._push.send_nowait(record)
+            except trio.WouldBlock:
+                return  # gossip and pulls still carry our offers
+
+    async def _answer_demands(self) -> None:
+        """A demand that our offer may fit: hand the offer to its issuer directly, gossip may not have reached it."""
+        async for demand in self._pushes:
+            offers = [s.record for s in self.subscriptions.all(RecordKind.OFFER) if s.record.subnet == demand.subnet][
+                : limits.PULL_PAGE_RECORDS
+            ]
+            if offers:
+                try:
+                    await self.sync.push(demand.issuer, offers)
+                except GolemError:
+                    continue
+
+    async def _expire_records(self) -> None:
+        while True:
+            await trio.sleep(limits.RECORD_REPUBLISH_S / 30)
+            for record in self.book.remove_expired(self._clock()):
+                if record.kind is RecordKind.OFFER:
+                    self.negotiation.forget_offer(record.id)
