@@ -108,6 +108,10 @@ class Network(Protocol):
 
     async def disconnect(self, peer: PeerId) -> None: ...
 
+    async def ban(self, peer: PeerId, duration_s: float) -> None:
+        """Disconnect, and for ``duration_s`` neither dial nor accept: for peers that keep breaking the protocol."""
+        ...
+
     async def open_stream(self, peer: PeerId, protocol: str, *, timeout_s: float = ...) -> ByteStream:
         """A new stream; dials by known addresses, then by the DHT, when not connected."""
         ...

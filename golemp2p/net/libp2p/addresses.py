@@ -75,5 +75,7 @@ def listen_addresses(texts: tuple[str, ...]) -> list[Multiaddr]:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind((parts[2], int(parts[4])))
         except (OSError, OverflowError, ValueError) as exc:
-            raise UsageError(f"cannot listen on {text}: {exc}", hint="choose another port, or 0 for a free one") from exc
+            raise UsageError(
+                f"cannot listen on {text}: {exc}", hint="choose another port, or 0 for a free one"
+            ) from exc
     return result

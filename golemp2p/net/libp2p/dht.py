@@ -78,13 +78,11 @@ class Dht:
                 return await action()
         except trio.TooSlowError as exc:
             raise DeadlineError(f"the DHT did not {what} within {limits.DHT_TIMEOUT_S:.0f} s") from exc
-        except Exception as exc:  # noqa: BLE001 - libp2p raises many unrelated families here
+        except Exception as exc:  # libp2p raises many unrelated families here
             raise NetworkError(f"the DHT failed to {what}: {exc}") from exc
 
     async def put(self, key: str, value: bytes) -> None:
-        sealed = seal(
-            self._signer, self._network, key, value, now_s=time.time(), ttl_s=limits.DHT_RECORD_TTL_S
-        )
+        sealed = seal(self._signer, self._network, key, value, now_s=time.time(), ttl_s=limits.DHT_RECORD_TTL_S)
         await self._within("store the record", lambda: self._dht.put_value(self._key(key), sealed))
 
     async def get(self, key: str) -> bytes | None:

@@ -73,7 +73,7 @@ class Gossip:
             return False
         try:
             verdict = validator(GossipMessage(topic, origin, forwarder, raw.data))
-        except Exception as exc:  # noqa: BLE001 - a validator's mistake must not end the gossip layer
+        except Exception as exc:  # a validator's mistake must not end the gossip layer
             log.exception("gossip validator failed", topic=topic, error=str(exc))
             verdict = Verdict.IGNORE
         if verdict is Verdict.ACCEPT:
@@ -96,7 +96,7 @@ class Gossip:
             forwarder = self._forwarders.pop((raw.from_id, raw.seqno), origin)
             try:
                 await handler(GossipMessage(topic, origin, forwarder, raw.data))
-            except Exception as exc:  # noqa: BLE001 - one message's failure must not end the subscription
+            except Exception as exc:  # one message's failure must not end the subscription
                 log.exception("gossip handler failed", topic=topic, error=str(exc))
 
     async def publish(self, topic: str, data: bytes) -> None:

@@ -12,7 +12,7 @@ import trio
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
-from golemp2p.errors import DeadlineError, GolemError, InternalError, NetworkError, PolicyError, UsageError
+from golemp2p.errors import DeadlineError, GolemError, NetworkError, PolicyError, UsageError
 from golemp2p.identity.keys import NodeKey
 from golemp2p.net.config import NetConfig
 from golemp2p.net.libp2p import patches  # first: it decides what of libp2p gets imported
@@ -142,7 +142,7 @@ class Libp2pNetwork:
         connections = [c for c in self._swarm.get_connections(libp2p_id(peer)) if not c.is_closed]
         direction = ""
         if connections:
-            direction = "in" if str(connections[0].direction.value).lower().startswith("in") else "out"
+            direction = "in" if connections[0].direction.name == "INBOUND" else "out"
         addresses = tuple(
             text if "/p2p/" in text else f"{text}/p2p/{peer}" for text in map(str, self._known_addresses(peer, store))
         )
@@ -193,7 +193,7 @@ class Libp2pNetwork:
         for listener in self._listeners:
             try:
                 listener(peer, connected)
-            except Exception as exc:  # noqa: BLE001 - one listener's mistake must not reach libp2p's connection task
+            except Exception as exc:  # one listener's mistake must not reach libp2p's connection task
                 log.exception("peer listener failed", peer=peer, error=str(exc))
 
     # --- connections ------------------------------------------------------------------------------------------------
@@ -218,8 +218,10 @@ class Libp2pNetwork:
                     await connection.event_started.wait()
         except trio.TooSlowError as exc:
             raise DeadlineError(f"peer {peer} did not answer within {limits.DIAL_TIMEOUT_S:.0f} s") from exc
-        except Exception as exc:  # noqa: BLE001 - libp2p raises several unrelated families here
-            raise NetworkError(f"peer {peer} cannot be reached: {exc}", hint="is it running, is the address right?") from exc
+        except Exception as exc:  # libp2p raises several unrelated families here
+            raise NetworkError(
+                f"peer {peer} cannot be reached: {exc}", hint="is it running, is the address right?"
+            ) from exc
 
     async def disconnect(self, peer: PeerId) -> None:
         with trio.move_on_after(limits.CLOSE_TIMEOUT_S, shield=True):
@@ -256,7 +258,7 @@ class Libp2pNetwork:
             raise DeadlineError(f"no {protocol} stream to {peer} within {timeout_s:g} s") from exc
         except GolemError:
             raise
-        except Exception as exc:  # noqa: BLE001 - libp2p raises several unrelated families here
+        except Exception as exc:  # libp2p raises several unrelated families here
             raise NetworkError(f"no {protocol} stream to {peer}: {exc}") from exc
         self._opened += 1
         return Libp2pStream(stream)
@@ -267,7 +269,8 @@ class Libp2pNetwork:
         failure: GolemError = NetworkError(f"no address of peer {peer} is known")
         if self._known_addresses(peer, store):
             try:
-                return await self._dial(peer)
+                await self._dial(peer)
+                return
             except NetworkError as exc:
                 failure = exc
         if self._dht is None:
@@ -301,7 +304,8 @@ class Libp2pNetwork:
         await self._need(self._dht).put(key, value)
 
     async def get_record(self, key: str) -> bytes | None:
-        return await self._need(self._dht).get(key)
+        value: bytes | None = await self._need(self._dht).get(key)
+        return value
 
     async def provide(self, key: str) -> None:
         await self._need(self._dht).provide(key)
@@ -368,4 +372,4 @@ async def open_libp2p_network(key: NodeKey, config: NetConfig | None = None) -> 
         raise failure
 
 
-__all__ = ["InternalError", "Libp2pNetwork", "make_host", "open_libp2p_network"]
+__all__ = ["Libp2pNetwork", "make_host", "open_libp2p_network"]

@@ -87,7 +87,9 @@ def apply(only: frozenset[str] = ALL) -> None:
         return
     found = version("libp2p")
     if found != VERSION:
-        raise InternalError(f"libp2p {found} is installed, golemp2p knows {VERSION}", hint=f"pip install libp2p=={VERSION}")
+        raise InternalError(
+            f"libp2p {found} is installed, golemp2p knows {VERSION}", hint=f"pip install libp2p=={VERSION}"
+        )
     wrong = [name for name, digest in source_hashes().items() if SOURCES[name] != digest]
     if wrong:
         raise InternalError(f"libp2p {VERSION} is not the released one: {', '.join(wrong)} differ", hint="reinstall it")

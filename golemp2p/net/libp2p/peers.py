@@ -42,10 +42,7 @@ class PeerKeeper:
         async with trio.open_nursery() as self._nursery:
             while True:
                 missing = await self._dial_round()
-                if missing:
-                    delay_s = min(delay_s * 2, limits.BOOTSTRAP_RETRY_MAX_S)
-                else:
-                    delay_s = limits.BOOTSTRAP_RETRY_MIN_S
+                delay_s = min(delay_s * 2, limits.BOOTSTRAP_RETRY_MAX_S) if missing else limits.BOOTSTRAP_RETRY_MIN_S
                 await trio.sleep((delay_s if missing else 2.0) * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
 
     async def _dial_round(self) -> bool:

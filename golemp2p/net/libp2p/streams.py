@@ -39,19 +39,19 @@ class Libp2pStream:
             if self._muxed.recv_closed and not self._done and not self._muxed.conn.event_shutting_down.is_set():
                 return b""
             raise self._broken() from None
-        except Exception as exc:  # noqa: BLE001 - libp2p raises several unrelated families here
+        except Exception as exc:  # libp2p raises several unrelated families here
             raise self._broken() from exc
 
     async def write(self, data: bytes) -> None:
         try:
             await self._muxed.write(data)
-        except Exception as exc:  # noqa: BLE001 - as above
+        except Exception as exc:  # as above
             raise self._broken() from exc
 
     async def close_write(self) -> None:
         try:
             await self._net.close_write()
-        except Exception as exc:  # noqa: BLE001 - as above
+        except Exception as exc:  # as above
             raise self._broken() from exc
 
     async def aclose(self) -> None:
