@@ -147,4 +147,4 @@ TRANSFER_RETRIES: Final = 2
 MAX_TRANSFER_BYTES: Final = 16 * 1024 * MIB
 USAGE_SAVE_S: Final = 10.0
 MAX_PROVIDER_EVENTS: Final = 5_000  # CreateActivity/DestroyActivity kept for the provider agent
-MAX_ENDED_ACTIVITIES: Final = 2_000  # remembered in memory to answer "gone" with a reason
+MAX_ENDED_ACTIVITIES: Final = 50  # kept in memory with their last events; older ones answer from the database

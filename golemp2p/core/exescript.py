@@ -147,10 +147,10 @@ class _Body:
     def pairs(self, name: str) -> tuple[tuple[str, str], ...]:
         return tuple(
             (self._text(f"key of {name}", key), self._text(f"{name}.{key}", value))
-            for key, value in self.object(name).items()
+            for key, value in self.mapping(name).items()
         )
 
-    def object(self, name: str) -> Mapping[str, object]:
+    def mapping(self, name: str) -> Mapping[str, object]:
         value = self.data.get(name)
         if value is None:
             return {}
@@ -189,7 +189,7 @@ def _command(index: int, item: object) -> Command:
 
 def _deploy(body: _Body, raw: Mapping[str, object]) -> Deploy:
     volumes = body.data.get("volumes")
-    paths = tuple(body.object("volumes")) if isinstance(volumes, dict) else body.texts("volumes")
+    paths = tuple(body.mapping("volumes")) if isinstance(volumes, dict) else body.texts("volumes")
     networks = body.data.get("net")
     if networks is not None and not isinstance(networks, list):
         raise body.fail("net", f"is {_name(networks)}, not an array")
@@ -217,7 +217,7 @@ def _progress(body: _Body) -> float | None:
     """``{updateInterval: "5s"}`` as seconds (also "500ms", "1m"); 5 s when asked for without a number."""
     if body.data.get("progress") is None:
         return None
-    text = body.object("progress").get("updateInterval")
+    text = body.mapping("progress").get("updateInterval")
     if text is None:
         return limits.DEFAULT_PROGRESS_S
     if isinstance(text, str):
@@ -229,7 +229,7 @@ def _progress(body: _Body) -> float | None:
 
 
 def _run(body: _Body, raw: Mapping[str, object]) -> Run:
-    capture = body.object("capture")
+    capture = body.mapping("capture")
     return Run(
         entry_point=body.text("entry_point"),
         args=body.texts("args"),

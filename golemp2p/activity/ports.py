@@ -1,0 +1,79 @@
+"""What the activity services need of others. node.py hands in the real ones; tests hand in small stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from golemp2p.core.agreement import Agreement
+from golemp2p.core.ids import AgreementId, PeerId
+
+PROTOCOL = "/golemp2p/activity/1"
+
+Method = Callable[[PeerId, Any], Awaitable[object]]
+SendItem = Callable[[object], Awaitable[None]]
+StreamMethod = Callable[[PeerId, Any, SendItem], Awaitable[None]]
+
+AgreementLookup = Callable[[AgreementId], Awaitable[Agreement]]
+"""Raises NotFoundError."""
+
+
+class RpcPort(Protocol):
+    """golemp2p.net.rpc.Rpc."""
+
+    def serve(
+        self, protocol: str, methods: Mapping[str, Method], streams: Mapping[str, StreamMethod] = ...
+    ) -> None: ...
+
+    async def call(self, peer: PeerId, protocol: str, method: str, body: Any, *, timeout_s: float) -> Any: ...
+
+    def stream(
+        self, peer: PeerId, protocol: str, method: str, body: Any, *, timeout_s: float
+    ) -> AbstractAsyncContextManager[AsyncIterator[Any]]: ...
+
+
+class ContentPort(Protocol):
+    """A verified file of the content store."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
+class ContentStorePort(Protocol):
+    """golemp2p.storage.content.ContentStore."""
+
+    def lookup(self, alg: str, digest_hex: str) -> ContentPort | None: ...
+
+
+class DataPort(Protocol):
+    """golemp2p.net.data.DataService."""
+
+    async def fetch(
+        self,
+        peer: PeerId,
+        alg: str,
+        digest_hex: str,
+        destination: Path | None = None,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> ContentPort: ...
+
+    async def push(
+        self,
+        peer: PeerId,
+        slot: str,
+        source: Path,
+        *,
+        timeout_s: float,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> str: ...

@@ -1,0 +1,47 @@
+"""What an activity used, in the order of the agreement's ``golem.com.usage.vector``, and what it may use."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from golemp2p.core.agreement import Agreement
+from golemp2p.core.properties import Properties
+from golemp2p.runtimes.base import Limits, Usage
+
+FUEL_UNIT: Final = 1_000_000_000  # golem.usage.fuel counts giga-instructions: prices stay readable
+GIB: Final = 1024**3
+WALL_PROPERTY: Final = "golem.!exp.golemp2p.limit.wall_sec"
+CPU_PROPERTY: Final = "golem.!exp.golemp2p.limit.cpu_sec"
+FUEL_PROPERTY: Final = "golem.!exp.golemp2p.limit.fuel"
+
+
+def usage_vector(agreement: Agreement, used: Usage, duration_s: float) -> tuple[float, ...]:
+    """One number per counter of the agreement; counters that we do not know stay 0.0, so they cost nothing."""
+    counters = {
+        "golem.usage.duration_sec": duration_s,
+        "golem.usage.cpu_sec": used.cpu_s,
+        "golem.usage.fuel": used.fuel / FUEL_UNIT,
+        "golem.usage.storage_gib": used.storage_bytes / GIB,
+    }
+    return tuple(float(counters.get(name, 0.0)) for name in agreement.usage_vector)
+
+
+def limits_of(agreement: Agreement) -> Limits:
+    """Memory and storage as offered; limits of one command as the demand asks (the properties above)."""
+    memory, storage = _number(agreement.offer, "golem.inf.mem.gib"), _number(agreement.offer, "golem.inf.storage.gib")
+    fuel = _number(agreement.demand, FUEL_PROPERTY)
+    return Limits(
+        memory_bytes=None if memory is None else int(memory * GIB),
+        storage_bytes=None if storage is None else int(storage * GIB),
+        cpu_s=_number(agreement.demand, CPU_PROPERTY),
+        wall_s=_number(agreement.demand, WALL_PROPERTY),
+        fuel=None if fuel is None else int(fuel),
+    )
+
+
+def _number(properties: Properties, name: str) -> float | None:
+    """A positive number, or None."""
+    value = properties.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        return None
+    return float(value)
