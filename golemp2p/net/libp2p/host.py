@@ -270,9 +270,10 @@ class Libp2pNetwork:
         if self._known_addresses(peer, store):
             try:
                 await self._dial(peer)
-                return
             except NetworkError as exc:
                 failure = exc
+            else:
+                return
         if self._dht is None:
             raise failure
         found = await self._dht.find_peer(peer)

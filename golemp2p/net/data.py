@@ -1,0 +1,335 @@
+"""Bulk data: files by hash, and files into slots, on plain streams (protocols/data.md).
+
+A stream carries one transfer: a header, an answer, raw bytes, for a put a last answer. Headers are a 2-byte length and
+msgpack. What arrived stays when a transfer breaks, and the next one goes on from there; the hash of the whole file
+decides at the end.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+import structlog
+import trio
+
+from golemp2p import limits
+from golemp2p.core.ids import PeerId
+from golemp2p.errors import (
+    ConflictError,
+    DeadlineError,
+    GolemError,
+    NetworkError,
+    NotFoundError,
+    PolicyError,
+    RemoteProtocolError,
+    UsageError,
+)
+from golemp2p.net.frames import Failure
+from golemp2p.net.port import ByteStream, Network
+from golemp2p.net.rpc_caller import error_of
+from golemp2p.storage.content import Content, ContentStore, check_digest, hash_file, size_of
+
+log = structlog.get_logger(__name__)
+PROTOCOL: Final = "/golemp2p/data/1"
+MAX_HEADER_BYTES: Final = 4096
+_FILE_BLOCK_BYTES: Final = 16 * limits.DATA_CHUNK_BYTES  # one hop to a worker thread per MiB
+_ATTEMPTS: Final = 3
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all); must not block
+
+
+def encode_header(fields: list[Any]) -> bytes:
+    payload = bytes(msgpack.packb(fields))
+    if len(payload) > MAX_HEADER_BYTES:
+        raise UsageError(f"a data header of {len(payload)} bytes")
+    return len(payload).to_bytes(2, "big") + payload
+
+
+class _Wire:
+    """A stream with a buffer for what came with a header, and a deadline on every wait."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.stream = stream
+        self._buffer = b""
+
+    async def some(self, max_bytes: int) -> bytes:
+        if self._buffer:
+            piece, self._buffer = self._buffer[:max_bytes], self._buffer[max_bytes:]
+            return piece
+        try:
+            with trio.fail_after(limits.DATA_STALL_TIMEOUT_S):
+                return await self.stream.read(max_bytes)
+        except trio.TooSlowError as exc:
+            raise DeadlineError(f"{self.stream.peer} sent nothing for {limits.DATA_STALL_TIMEOUT_S:.0f} s") from exc
+
+    async def exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = await self.some(size - len(data))
+            if not piece:
+                raise NetworkError(f"{self.stream.peer} ended a data stream early")
+            data += piece
+        return data
+
+    async def header(self) -> list[Any]:
+        size = int.from_bytes(await self.exactly(2), "big")
+        if not 0 < size <= MAX_HEADER_BYTES:
+            raise RemoteProtocolError(f"a data header of {size} bytes")
+        try:
+            fields = msgpack.unpackb(await self.exactly(size))
+        except (ValueError, msgpack.UnpackException, RecursionError) as exc:
+            raise RemoteProtocolError("a data header is not msgpack") from exc
+        if not isinstance(fields, list):
+            raise RemoteProtocolError("a data header is not a list")
+        return fields
+
+    async def answer(self) -> list[Any]:
+        """What follows "ok". Raises the peer's error."""
+        match await self.header():
+            case ["ok", *rest]:
+                return rest
+            case ["error", str(code), str(message), str(hint)]:
+                raise error_of(Failure(0, code, message, hint))
+        raise RemoteProtocolError("a data answer is neither ok nor error")
+
+    async def send(self, data: bytes) -> None:
+        try:
+            with trio.fail_after(limits.DATA_STALL_TIMEOUT_S):
+                await self.stream.write(data)
+        except trio.TooSlowError as exc:
+            raise DeadlineError(f"{self.stream.peer} took nothing for {limits.DATA_STALL_TIMEOUT_S:.0f} s") from exc
+
+    async def send_file(self, path: Path, offset: int, on_progress: Progress | None = None) -> None:
+        total = size_of(path) or 0
+        async with await trio.open_file(path, "rb") as file:
+            await file.seek(offset)
+            while block := await file.read(_FILE_BLOCK_BYTES):
+                for start in range(0, len(block), limits.DATA_CHUNK_BYTES):
+                    piece = block[start : start + limits.DATA_CHUNK_BYTES]
+                    await self.send(piece)
+                    offset += len(piece)
+                if on_progress is not None:
+                    on_progress(offset, total)
+
+    async def receive_file(self, path: Path, offset: int, total: int, on_progress: Progress | None = None) -> None:
+        """Append to ``path`` from ``offset`` until it has ``total`` bytes. What came stays, whatever happens."""
+        async with await trio.open_file(path, "ab") as file:
+            await file.truncate(offset)
+            block = bytearray()
+            try:
+                while offset < total:
+                    piece = await self.some(min(total - offset, 4 * limits.DATA_CHUNK_BYTES))
+                    if not piece:
+                        raise NetworkError(f"{self.stream.peer} ended the transfer after {offset} of {total} bytes")
+                    block += piece
+                    offset += len(piece)
+                    if len(block) >= _FILE_BLOCK_BYTES:
+                        await file.write(bytes(block))
+                        block.clear()
+                        if on_progress is not None:
+                            on_progress(offset, total)
+            finally:
+                if block:
+                    with trio.CancelScope(shield=True):
+                        await file.write(bytes(block))
+        if on_progress is not None:
+            on_progress(total, total)
+
+
+class DataService:
+    """Serves the store's files to whoever knows their hash, fills slots, and fetches and pushes."""
+
+    def __init__(self, network: Network, store: ContentStore) -> None:
+        self._network, self._store = network, store
+        self._active: Counter[PeerId] = Counter()
+        self._busy_slots: set[str] = set()
+
+    def serve(self) -> None:
+        self._network.set_stream_handler(PROTOCOL, self._handle)
+
+    # --- serving ----------------------------------------------------------------------------------------------------
+    async def _handle(self, stream: ByteStream) -> None:
+        wire, peer = _Wire(stream), stream.peer
+        self._active[peer] += 1
+        try:
+            if self._active[peer] > limits.DATA_MAX_TRANSFERS_PER_PEER:
+                raise PolicyError(f"more than {limits.DATA_MAX_TRANSFERS_PER_PEER} transfers at a time")
+            match await wire.header():
+                case ["get", str(alg), str(digest), int(offset)] if offset >= 0:
+                    await self._give(wire, alg, digest, offset)
+                case ["put", str(slot_id), int(total), str(sha256)] if total >= 0:
+                    await self._take(wire, slot_id, total, sha256)
+                case _:
+                    raise RemoteProtocolError("a data request is neither get nor put")
+        except NetworkError as exc:
+            log.info("data transfer broke", peer=peer, error=str(exc))
+        except GolemError as exc:
+            log.info("data transfer refused", peer=peer, error=str(exc))
+            await wire.send(encode_header(["error", exc.code, exc.message[:1000], exc.hint[:500]]))
+        finally:
+            self._active[peer] -= 1
+            if not self._active[peer]:
+                del self._active[peer]
+
+    async def _give(self, wire: _Wire, alg: str, digest: str, offset: int) -> None:
+        content = self._store.lookup(alg, digest)
+        if content is None:
+            raise NotFoundError(f"no file with {alg} {digest}")
+        if offset > content.size_bytes:
+            raise UsageError(f"offset {offset} is behind the end ({content.size_bytes})")
+        await wire.send(encode_header(["ok", content.size_bytes]))
+        await wire.send_file(content.path, offset)
+        await wire.stream.close_write()
+        await wire.some(1)  # the peer closes when it has read all; our own closing would cut the rest off
+
+    async def _take(self, wire: _Wire, slot_id: str, total: int, sha256: str) -> None:
+        slot, expected = self._store.slot(slot_id), check_digest("sha256", sha256)
+        if slot.peer is not None and slot.peer != wire.stream.peer:
+            raise NotFoundError(f"slot {slot_id!r} is not known")  # not even that it exists
+        if slot.content is not None:
+            if slot.content.sha256 != expected:
+                raise ConflictError(f"slot {slot_id} holds another file already")
+            await wire.send(encode_header(["ok", total]))
+            await wire.send(encode_header(["ok", slot.content.sha3_256]))
+            return
+        if total > slot.max_bytes:
+            raise PolicyError(f"{total} bytes do not fit slot {slot_id}", hint=f"at most {slot.max_bytes}")
+        if slot_id in self._busy_slots:
+            raise ConflictError(f"slot {slot_id} is being filled")
+        self._busy_slots.add(slot_id)
+        try:
+            partial, note = self._store.slot_partial(slot_id), self._store.partial(f"slot-{slot_id}.sha256")
+            resumable = partial.exists() and note.exists() and note.read_text() == expected
+            offset = min(partial.stat().st_size, total) if resumable else 0
+            self._store.room_for(total - offset)
+            note.write_text(expected)
+            await wire.send(encode_header(["ok", offset]))
+            await wire.receive_file(partial, offset, total)
+            found = (await trio.to_thread.run_sync(hash_file, partial, ("sha256",)))["sha256"]
+            if found != expected:
+                partial.unlink()
+                raise RemoteProtocolError(f"the file has sha256 {found}, not {expected}")
+            content = await self._store.finish(slot_id)
+            note.unlink(missing_ok=True)
+        finally:
+            self._busy_slots.discard(slot_id)
+        await wire.send(encode_header(["ok", content.sha3_256]))
+
+    # --- calling ----------------------------------------------------------------------------------------------------
+    async def fetch(
+        self,
+        peer: PeerId,
+        alg: str,
+        digest: str,
+        destination: Path | None = None,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        on_progress: Progress | None = None,
+    ) -> Content:
+        """The file with that hash, from ``peer`` unless the store has it; also copied to ``destination``.
+
+        Goes on where an earlier attempt broke. Raises NotFoundError (the peer has no such file), PolicyError (larger
+        than ``max_bytes``), RemoteProtocolError (the content has another hash; it is deleted), DeadlineError,
+        NetworkError.
+        """
+        digest = check_digest(alg, digest)
+        try:
+            with trio.fail_after(timeout_s):
+                content = self._store.lookup(alg, digest)
+                if content is None:
+                    partial = self._store.partial(f"get-{alg}-{digest}")
+                    await self._retry(lambda: self._fetch(peer, alg, digest, partial, max_bytes, on_progress))
+                    content = await self._store.adopt(partial, also=(alg,))
+                if destination is not None:
+                    await trio.to_thread.run_sync(shutil.copyfile, content.path, destination)
+                return content
+        except trio.TooSlowError as exc:
+            raise DeadlineError(f"{alg} {digest} did not come from {peer} within {timeout_s:g} s") from exc
+
+    async def _fetch(
+        self, peer: PeerId, alg: str, digest: str, partial: Path, max_bytes: int, on_progress: Progress | None
+    ) -> None:
+        offset = size_of(partial) or 0
+        stream = await self._network.open_stream(peer, PROTOCOL)
+        try:
+            wire = _Wire(stream)
+            await wire.send(encode_header(["get", alg, digest, offset]))
+            match await wire.answer():
+                case [int(total)] if total >= offset:
+                    pass
+                case other:
+                    raise RemoteProtocolError(f"a data answer says {other!r} for a get from {offset}")
+            if total > max_bytes:
+                raise PolicyError(f"the file has {total} bytes", hint=f"at most {max_bytes} were allowed")
+            self._store.room_for(total - offset)
+            await wire.receive_file(partial, offset, total, on_progress)
+        finally:
+            await stream.aclose()
+        found = (await trio.to_thread.run_sync(hash_file, partial, (alg,)))[alg]
+        if found != digest:
+            self._store.discard(partial)
+            if offset:  # perhaps it was the earlier part, of another peer, that is wrong
+                return await self._fetch(peer, alg, digest, partial, max_bytes, on_progress)
+            raise RemoteProtocolError(f"{peer} sent a file with {alg} {found}, not {digest}", hint="it was deleted")
+        return None
+
+    async def push(
+        self, peer: PeerId, slot: str, source: Path, *, timeout_s: float, on_progress: Progress | None = None
+    ) -> str:
+        """Fill a slot at ``peer``; the file's sha3-256 in hex. Goes on where an earlier attempt broke.
+
+        Raises NotFoundError (no such slot, no such file), PolicyError (too large), ConflictError (slot in use or
+        filled), RemoteProtocolError (the peer confirms another hash), DeadlineError, NetworkError.
+        """
+        if size_of(source) is None:
+            raise NotFoundError(f"{source} is no file")
+        digests = await trio.to_thread.run_sync(hash_file, source, ("sha256", "sha3-256"))
+        try:
+            with trio.fail_after(timeout_s):
+                await self._retry(lambda: self._push(peer, slot, source, digests, on_progress))
+        except trio.TooSlowError as exc:
+            raise DeadlineError(f"{source.name} was not taken by {peer} within {timeout_s:g} s") from exc
+        return digests["sha3-256"]
+
+    async def _push(
+        self, peer: PeerId, slot: str, source: Path, digests: dict[str, str], on_progress: Progress | None
+    ) -> None:
+        total = size_of(source) or 0
+        stream = await self._network.open_stream(peer, PROTOCOL)
+        try:
+            wire = _Wire(stream)
+            await wire.send(encode_header(["put", slot, total, digests["sha256"]]))
+            match await wire.answer():
+                case [int(offset)] if 0 <= offset <= total:
+                    pass
+                case other:
+                    raise RemoteProtocolError(f"a data answer says {other!r} for a put of {total} bytes")
+            await wire.send_file(source, offset, on_progress)
+            match await wire.answer():
+                case [str(confirmed)] if re.fullmatch("[0-9a-f]{64}", confirmed):
+                    pass
+                case other:
+                    raise RemoteProtocolError(f"a data answer says {other!r} after a put")
+            if confirmed != digests["sha3-256"]:
+                raise RemoteProtocolError(f"{peer} took a file with sha3-256 {confirmed}, not {digests['sha3-256']}")
+        finally:
+            await stream.aclose()
+
+    @staticmethod
+    async def _retry(action: Callable[[], Any]) -> None:
+        """Again after a broken connection; each time it goes on from what is there."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return await action()  # type: ignore[no-any-return] # None
+            except NetworkError as exc:
+                if attempt == _ATTEMPTS:
+                    raise
+                log.info("data transfer broke, going on", attempt=attempt, error=str(exc))
+                await trio.sleep(0.2 * attempt)
+        return None
