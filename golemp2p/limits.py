@@ -145,6 +145,7 @@ AGREEMENT_GRACE_S: Final = 5.0  # after validTo
 TRANSFER_TIMEOUT_S: Final = 3_600.0
 TRANSFER_RETRIES: Final = 2
 MAX_TRANSFER_BYTES: Final = 16 * 1024 * MIB
+FAREWELL_S: Final = 3.0  # a provider's last word on an activity that it ended itself
 USAGE_SAVE_S: Final = 10.0
 MAX_PROVIDER_EVENTS: Final = 5_000  # CreateActivity/DestroyActivity kept for the provider agent
 MAX_ENDED_ACTIVITIES: Final = 50  # kept in memory with their last events; older ones answer from the database

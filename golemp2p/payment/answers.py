@@ -1,0 +1,103 @@
+"""The node answers for an agent that is gone: what the agreement plainly owes is accepted, all else waits, with why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NoReturn
+
+import structlog
+import trio
+
+from golemp2p.core.agreement import Agreement
+from golemp2p.core.ids import AllocationId
+from golemp2p.core.money import Amount, format_amount
+from golemp2p.core.payment import (
+    DocumentKind,
+    DocumentState,
+    Ledger,
+    Side,
+    refusal_of_debit_note,
+    refusal_of_invoice,
+)
+from golemp2p.errors import GolemError
+from golemp2p.payment import books
+from golemp2p.payment.documents import Documents
+from golemp2p.payment.ports import Context
+from golemp2p.storage import payment as repo
+from golemp2p.storage.payment import StoredDocument
+
+log = structlog.get_logger(__name__)
+
+
+class Answers:
+    def __init__(self, context: Context, documents: Documents) -> None:
+        self._context = context
+        self._documents = documents
+
+    async def run(self) -> NoReturn:
+        """Sleeps until the next unanswered document is due, or until something changes."""
+        context = self._context
+        after_s = context.settings.auto_accept_after_s
+        if after_s is None:
+            await trio.sleep_forever()
+            raise AssertionError  # pragma: no cover - never reached
+        while True:
+            news = context.events.next()
+            received = await context.storage.run(
+                lambda c: repo.find_documents(c, side=Side.PAYER, states=(DocumentState.RECEIVED,))
+            )
+            now = context.clock()
+            for stored in received:
+                if stored.stored_at + after_s <= now:
+                    await self._answer(stored)
+            next_at = min((s.stored_at + after_s for s in received if s.stored_at + after_s > now), default=None)
+            with trio.move_on_after(float("inf") if next_at is None else next_at - now):
+                await news.wait()
+
+    async def _answer(self, stored: StoredDocument) -> None:
+        document = stored.document
+        try:
+            allocation_id, reason = await self._judge(stored)
+            if allocation_id is not None:
+                await self._documents.accept(
+                    document.kind, document.id, amount=document.amount, allocation_id=allocation_id
+                )
+                log.info(
+                    "document_accepted_by_node",
+                    kind=document.kind,
+                    document_id=document.id,
+                    amount=format_amount(document.amount),
+                )
+                return
+        except GolemError as exc:
+            reason = str(exc)
+        if reason != stored.reason:
+            log.warning("document_waits_for_agent", kind=document.kind, document_id=document.id, reason=reason)
+            waiting = replace(stored, reason=reason)
+            await self._context.storage.run(lambda c: repo.update_document(c, waiting))
+
+    async def _judge(self, stored: StoredDocument) -> tuple[AllocationId | None, str]:
+        """The allocation that pays it, or the reason why the node does not accept it by itself."""
+        context, document = self._context, stored.document
+        now = context.clock()
+        agreement = await context.agreements.agreement(document.agreement_id)
+        ledger = await context.storage.run(lambda c: repo.get_ledger(c, document.agreement_id, Side.PAYER))
+        reason = await self._refusal(stored, agreement, ledger, now)
+        if reason:
+            return None, reason
+        needed = Amount(books.accepted(ledger, document).accepted - ledger.accepted)
+        live = await context.storage.run(lambda c: books.live_allocations(c, now=now))
+        used = {c.allocation for c in await context.storage.run(lambda c: repo.get_charges(c, document.agreement_id))}
+        fitting = [a for a in live if (a.platform, a.address) == (document.platform, document.payer)]
+        fitting.sort(key=lambda a: (a.id not in used, a.created_at))
+        for allocation in fitting:
+            if allocation.remaining >= needed:
+                return allocation.id, ""
+        return None, f"no live allocation has {format_amount(needed)} left for it"
+
+    async def _refusal(self, stored: StoredDocument, agreement: Agreement, ledger: Ledger, now: float) -> str:
+        document = stored.document
+        if document.kind is DocumentKind.DEBIT_NOTE:
+            return refusal_of_debit_note(document, agreement, ledger, now=now)
+        notes = await self._context.storage.run(lambda c: repo.last_notes(c, document.agreement_id, Side.PAYER))
+        return refusal_of_invoice(document, agreement, ledger, notes, now=now)

@@ -1,0 +1,164 @@
+"""The transactions of the ledger: accept, settle, credit. Each runs inside one database transaction or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sqlalchemy.engine import Connection
+
+from golemp2p.core.ids import Address, AgreementId, AllocationId, DocumentId
+from golemp2p.core.money import Amount
+from golemp2p.core.payment import (
+    DOCUMENT,
+    AllocationState,
+    Document,
+    DocumentEvent,
+    DocumentKind,
+    DocumentState,
+    Ledger,
+    Side,
+    charge_allocations,
+    check_budget,
+)
+from golemp2p.errors import ConflictError, GoneError, NotFoundError, UsageError
+from golemp2p.storage import payment as repo
+from golemp2p.storage import payment_settlement as settlement_repo
+from golemp2p.storage.payment import Allocation, Parties, StoredDocument
+
+_ANSWERED = (DocumentState.ACCEPTED, DocumentState.SETTLED)
+
+
+def get_document(connection: Connection, kind: DocumentKind, document_id: str, side: Side | None) -> StoredDocument:
+    """Raises NotFoundError. With ``side`` None: whichever side this node is on."""
+    found = repo.find_documents(connection, kind=kind, id=DocumentId(document_id), side=side)
+    if not found:
+        raise NotFoundError(f"no {kind.noun} {document_id} here")
+    return found[0]
+
+
+def get_allocation(connection: Connection, allocation_id: str, *, now: float) -> Allocation:
+    """A live one. Raises NotFoundError, GoneError (released, expired)."""
+    found = repo.find_allocations(connection, id=AllocationId(allocation_id))
+    if not found:
+        raise NotFoundError(f"no allocation {allocation_id} here")
+    allocation = found[0]
+    if allocation.state is not AllocationState.LIVE or _timed_out(allocation, now):
+        state = allocation.state if allocation.state is not AllocationState.LIVE else AllocationState.EXPIRED
+        raise GoneError(f"allocation {allocation_id} is {state}", hint="make a new one")
+    return allocation
+
+
+def live_allocations(connection: Connection, *, now: float) -> list[Allocation]:
+    return [a for a in repo.find_allocations(connection, only_live=True) if not _timed_out(a, now)]
+
+
+def _timed_out(allocation: Allocation, now: float) -> bool:
+    return allocation.timeout_at is not None and allocation.timeout_at <= now
+
+
+def committed(connection: Connection, platform: str, address: Address, *, now: float) -> Amount:
+    """What of the account's balance is promised already: live budgets, and what is accepted but not yet paid."""
+    budgets = [a for a in live_allocations(connection, now=now) if (a.platform, a.address) == (platform, address)]
+    return Amount(sum(a.remaining for a in budgets) + repo.owed(connection, Side.PAYER, platform=platform))
+
+
+def accepted(ledger: Ledger, document: Document) -> Ledger:
+    if document.kind is DocumentKind.INVOICE:
+        return ledger.accept_invoice(document.amount)
+    return ledger.accept_note(document.activity_id, document.amount, payable=document.payable)
+
+
+def parties_of(stored: StoredDocument) -> Parties:
+    d = stored.document
+    return Parties(d.agreement_id, stored.side, stored.peer, d.payer, d.payee, d.platform)
+
+
+def accept(
+    connection: Connection,
+    stored: StoredDocument,
+    allocation_id: AllocationId,
+    *,
+    accepted_at_ms: int,
+    signature: bytes,
+    now: float,
+) -> bool:
+    """The payer accepts: totals, budget, debt, state and event, together. False when it was accepted before.
+
+    Raises UsageError (wrong allocation, too little budget), GoneError, ConflictError.
+    """
+    document = stored.document
+    stored = get_document(connection, document.kind, document.id, Side.PAYER)
+    if stored.state in _ANSWERED:
+        return False
+    state = DOCUMENT.next(stored.state, DocumentEvent.ACCEPT)
+    allocation = get_allocation(connection, allocation_id, now=now)
+    if (allocation.platform, allocation.address) != (document.platform, document.payer):
+        raise UsageError(
+            f"allocation {allocation.id} is for {allocation.address} on {allocation.platform}; the {document.kind.noun}"
+            f" is to be paid by {document.payer} on {document.platform}"
+        )
+    before = repo.get_ledger(connection, document.agreement_id, Side.PAYER)
+    after = accepted(before, document)
+    check_budget(
+        allocation.remaining,
+        Amount(after.accepted - before.accepted),
+        allocation=allocation.id,
+        total=allocation.total,
+    )
+    charges = repo.get_charges(connection, document.agreement_id)
+    repo.put_charges(connection, document.agreement_id, charge_allocations(charges, allocation.id, before, after))
+    after, due = after.schedule()
+    parties = parties_of(stored)
+    repo.put_ledger(connection, parties, after)
+    if due:
+        settlement_repo.add_obligation(connection, parties, due, now=now)
+    stored = replace(
+        stored,
+        state=state,
+        reason="",
+        allocation_id=allocation.id,
+        accepted_at_ms=accepted_at_ms,
+        acceptance_signature=signature,
+    )
+    repo.update_document(connection, stored)
+    repo.add_event(connection, stored, "Accepted", now=now)
+    settle_covered(connection, document.agreement_id, Side.PAYER, after, now=now)
+    return True
+
+
+def note_acceptance(
+    connection: Connection, stored: StoredDocument, *, accepted_at_ms: int, signature: bytes, now: float
+) -> None:
+    """The payee hears of it. Repeated: nothing changes."""
+    stored = get_document(connection, stored.document.kind, stored.document.id, Side.PAYEE)
+    if stored.state in _ANSWERED:
+        return
+    state = DOCUMENT.next(stored.state, DocumentEvent.ACCEPT)
+    stored = replace(stored, state=state, reason="", accepted_at_ms=accepted_at_ms, acceptance_signature=signature)
+    ledger = repo.get_ledger(connection, stored.document.agreement_id, Side.PAYEE)
+    # The payer checked its own books; a contradiction with ours (say, after a lost disk) must not lose its signature.
+    try:
+        ledger = accepted(ledger, stored.document)
+    except ConflictError as exc:
+        stored = replace(stored, reason=exc.message)
+    repo.put_ledger(connection, parties_of(stored), ledger)
+    repo.update_document(connection, stored)
+    repo.add_event(connection, stored, "Accepted", now=now)
+    settle_covered(connection, stored.document.agreement_id, Side.PAYEE, ledger, now=now)
+
+
+def settle_covered(
+    connection: Connection, agreement_id: AgreementId, side: Side, ledger: Ledger, *, now: float
+) -> list[DocumentId]:
+    """Accepted documents whose amount is paid become SETTLED. Returns their ids."""
+    states = (DocumentState.ACCEPTED, DocumentState.FAILED)
+    done: list[DocumentId] = []
+    for stored in repo.find_documents(connection, agreement_id=agreement_id, side=side, states=states):
+        document = stored.document
+        activity = document.activity_id if document.kind is DocumentKind.DEBIT_NOTE else None
+        if ledger.covers(activity, document.amount):
+            stored = replace(stored, state=DOCUMENT.next(stored.state, DocumentEvent.SETTLE))
+            repo.update_document(connection, stored)
+            repo.add_event(connection, stored, "Settled", now=now)
+            done.append(document.id)
+    return done

@@ -1,0 +1,88 @@
+"""What the payment service needs of the rest of the node, as small protocols; node.py plugs the real things in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from golemp2p import limits
+from golemp2p.core.agreement import Agreement
+from golemp2p.core.eip712 import Domain
+from golemp2p.core.ids import AgreementId, PeerId
+from golemp2p.errors import UsageError
+from golemp2p.identity.keys import Signer
+from golemp2p.payment.drivers.base import ChainDriver
+from golemp2p.storage.engine import Storage
+
+Handler = Callable[[PeerId, Mapping[str, object]], Awaitable[object]]
+Clock = Callable[[], float]  # seconds since the epoch
+
+
+class Rpc(Protocol):
+    """Calls between nodes. ``call`` raises NetworkError (try again) or RemoteError (the peer answered with one)."""
+
+    async def call(
+        self, peer: PeerId, protocol: str, method: str, body: Mapping[str, object], *, timeout_s: float
+    ) -> object: ...
+
+    def serve(self, protocol: str, methods: Mapping[str, Handler]) -> None: ...
+
+
+class Agreements(Protocol):
+    async def agreement(self, agreement_id: AgreementId) -> Agreement:
+        """Raises NotFoundError."""
+        ...
+
+
+class News:
+    """Wakes whoever waits for a change. Take :meth:`next` before looking, so that no change slips between."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def next(self) -> trio.Event:
+        return self._event
+
+    def tell(self) -> None:
+        self._event.set()
+        self._event = trio.Event()
+
+
+@dataclass(frozen=True)
+class PaymentSettings:
+    """``auto_accept_after_s``: when the node answers for a silent agent; None: never."""
+
+    auto_accept_after_s: float | None = limits.AUTO_ACCEPT_AFTER_S
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the parts of the payment service share."""
+
+    storage: Storage
+    signer: Signer
+    domain: Domain
+    drivers: Mapping[str, ChainDriver]  # by platform
+    agreements: Agreements
+    clock: Clock
+    settings: PaymentSettings
+    events: News = field(default_factory=News)  # a document changed
+    outbox: News = field(default_factory=News)  # a message waits
+    debts: News = field(default_factory=News)  # something is to be paid
+    claims: News = field(default_factory=News)  # a payment notice came in
+
+    def driver(self, platform: str) -> ChainDriver:
+        """Raises UsageError for a platform that this node does not have."""
+        try:
+            return self.drivers[platform]
+        except KeyError:
+            raise UsageError(
+                f"payment platform {platform!r} is not configured here",
+                hint=f"one of: {', '.join(sorted(self.drivers)) or 'none'}",
+            ) from None
+
+    def now_ms(self) -> int:
+        return round(self.clock() * 1000)

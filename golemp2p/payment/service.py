@@ -1,0 +1,212 @@
+"""The payment service of a node: what REST, the other nodes and node.py talk to.
+
+``run`` owns all its tasks: delivery of messages, answers for absent agents, checks of incoming payments, settlement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from golemp2p import limits
+from golemp2p.core.eip712 import Domain
+from golemp2p.core.ids import Address, PeerId
+from golemp2p.core.payment import DocumentKind, Side
+from golemp2p.errors import GolemError
+from golemp2p.identity.keys import Signer
+from golemp2p.payment import books
+from golemp2p.payment.allocations import Allocations
+from golemp2p.payment.answers import Answers
+from golemp2p.payment.claims import Claims
+from golemp2p.payment.documents import Documents
+from golemp2p.payment.drivers.base import ChainDriver
+from golemp2p.payment.messages import document_of, notice_of, parse
+from golemp2p.payment.outbox import Outbox
+from golemp2p.payment.ports import Agreements, Clock, Context, PaymentSettings, Rpc
+from golemp2p.payment.settlement import Checkpoint, PlatformStatus, SettlementEngine
+from golemp2p.storage import payment as repo
+from golemp2p.storage import payment_settlement as settlement_repo
+from golemp2p.storage.engine import Storage
+from golemp2p.storage.payment import PaymentEvent, StoredDocument
+from golemp2p.storage.payment_settlement import StoredPayment
+from golemp2p.wire.p2p import payment as wire
+
+EVENT_TYPES: Final = frozenset({"Received", "Accepted", "Rejected", "Failed", "Settled", "Cancelled"})
+DEFAULT_EVENT_TYPES: Final[Mapping[Side, frozenset[str]]] = {
+    Side.PAYER: frozenset({"Received", "Cancelled"}),
+    Side.PAYEE: frozenset({"Accepted", "Rejected", "Failed", "Settled"}),
+}
+
+
+@dataclass(frozen=True)
+class Account:
+    """One platform on which this node can pay and be paid."""
+
+    platform: str
+    address: Address
+    driver: str
+    network: str
+    token: str
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Of the node's account, in the smallest units. ``problem``: why the chain could not be asked."""
+
+    account: Account
+    tokens: int | None
+    gas_wei: int | None
+    problem: str
+
+
+class PaymentService:
+    """``drivers`` by platform name. ``clock`` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        rpc: Rpc,
+        agreements: Agreements,
+        signer: Signer,
+        domain: Domain,
+        drivers: Mapping[str, ChainDriver],
+        clock: Clock,
+        settings: PaymentSettings | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self._context = Context(storage, signer, domain, drivers, agreements, clock, settings or PaymentSettings())
+        self.allocations = Allocations(self._context)
+        self.documents = Documents(self._context)
+        self.settlement = SettlementEngine(self._context, checkpoint=checkpoint)
+        self._claims = Claims(self._context)
+        self._answers = Answers(self._context, self.documents)
+        self._outbox = Outbox(self._context, rpc)
+        rpc.serve(
+            wire.PROTOCOL,
+            {
+                wire.SEND_DEBIT_NOTE: self._on_debit_note,
+                wire.SEND_INVOICE: self._on_invoice,
+                wire.ACCEPTANCE: self._on_acceptance,
+                wire.REJECTION: self._on_rejection,
+                wire.PAYMENT_NOTICE: self._on_notice,
+            },
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled. What a killed process left undone is taken up first."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._outbox.run)
+            nursery.start_soon(self._answers.run)
+            nursery.start_soon(self._claims.run)
+            nursery.start_soon(self.settlement.run)
+            task_status.started()
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def accounts(self) -> list[Account]:
+        address = self._context.signer.address
+        networks = [driver.network for driver in self._context.drivers.values()]
+        return [Account(n.platform, address, n.driver, n.name, n.symbol) for n in networks]
+
+    async def balances(self) -> list[Balance]:
+        """All platforms at once; one that does not answer says so and holds up none."""
+        result: dict[str, Balance] = {}
+
+        async def ask(account: Account) -> None:
+            driver = self._context.drivers[account.platform]
+            try:
+                with trio.fail_after(limits.ALLOCATION_CHECK_TIMEOUT_S):
+                    tokens = await driver.balance(account.address)
+                    gas = await driver.gas_balance(account.address)
+                result[account.platform] = Balance(account, tokens, gas, "")
+            except (GolemError, trio.TooSlowError) as exc:
+                result[account.platform] = Balance(account, None, None, str(exc) or "no answer in time")
+
+        accounts = self.accounts()
+        async with trio.open_nursery() as nursery:
+            for account in accounts:
+                nursery.start_soon(ask, account)
+        return [result[account.platform] for account in accounts]
+
+    async def status(self) -> list[PlatformStatus]:
+        return await self.settlement.status()
+
+    async def document(self, kind: DocumentKind, document_id: str) -> StoredDocument:
+        """Raises NotFoundError."""
+        return await self._context.storage.run(lambda c: books.get_document(c, kind, document_id, None))
+
+    async def list_documents(
+        self, kind: DocumentKind, *, after: float | None = None, limit: int | None = None
+    ) -> list[StoredDocument]:
+        return await self._context.storage.run(lambda c: repo.find_documents(c, kind=kind, after=after, limit=limit))
+
+    async def payments(self, *, after: float | None = None, limit: int | None = None) -> list[StoredPayment]:
+        """Made and received; an unconfirmed or refused one says so."""
+        return await self._context.storage.run(lambda c: settlement_repo.find_payments(c, after=after, limit=limit))
+
+    async def events(
+        self,
+        kind: DocumentKind,
+        *,
+        after_us: int = 0,
+        limit: int = limits.MAX_POLL_EVENTS,
+        timeout_s: float = 0.0,
+        session_id: str | None = None,
+        types: Mapping[Side, frozenset[str]] = DEFAULT_EVENT_TYPES,
+    ) -> Sequence[PaymentEvent]:
+        """Events newer than ``after_us`` (microseconds since the epoch): at once, or when there is one, or none."""
+        context = self._context
+        wanted = dict(types)
+        with trio.move_on_after(min(timeout_s, limits.MAX_LONG_POLL_S)) as deadline:
+            while True:
+                news = context.events.next()
+                with trio.CancelScope(shield=True):  # one look even with no time to wait
+                    found = await context.storage.run(
+                        lambda c: repo.find_events(
+                            c, kind, after_us=after_us, limit=limit, session_id=session_id, types=wanted
+                        )
+                    )
+                if found:
+                    return found
+                await news.wait()
+        assert deadline.cancelled_caught
+        return []
+
+    # --- other nodes ----------------------------------------------------------------------------------------------
+
+    async def _on_debit_note(self, peer: PeerId, body: Mapping[str, object]) -> object:
+        message = parse(wire.DebitNoteMessage, body)
+        await self.documents.receive(peer, document_of(message), message.signature)
+        return {}
+
+    async def _on_invoice(self, peer: PeerId, body: Mapping[str, object]) -> object:
+        message = parse(wire.InvoiceMessage, body)
+        await self.documents.receive(peer, document_of(message), message.signature)
+        return {}
+
+    async def _on_acceptance(self, peer: PeerId, body: Mapping[str, object]) -> object:
+        message = parse(wire.AcceptanceMessage, body)
+        await self.documents.hear_acceptance(
+            peer,
+            DocumentKind(message.kind),
+            message.document_id,
+            accepted_at_ms=message.accepted_at,
+            signature=message.signature,
+        )
+        return {}
+
+    async def _on_rejection(self, peer: PeerId, body: Mapping[str, object]) -> object:
+        message = parse(wire.RejectionMessage, body)
+        await self.documents.hear_rejection(
+            peer, DocumentKind(message.kind), message.document_id, code=message.code, message=message.message
+        )
+        return {}
+
+    async def _on_notice(self, peer: PeerId, body: Mapping[str, object]) -> object:
+        message = parse(wire.PaymentNoticeMessage, body)
+        await self._claims.receive(peer, notice_of(message), message.signature)
+        return {}

@@ -1,0 +1,64 @@
+# pragma version 0.4.3
+# pragma evm-version cancun
+# SPDX-License-Identifier: Apache-2.0
+"""
+@title Test GLM
+@notice An ERC-20 token for local chains. Anybody may mint: it must never be deployed where it could be worth anything.
+"""
+
+from ethereum.ercs import IERC20
+
+implements: IERC20
+
+event Transfer:
+    sender: indexed(address)
+    receiver: indexed(address)
+    value: uint256
+
+event Approval:
+    owner: indexed(address)
+    spender: indexed(address)
+    value: uint256
+
+name: public(constant(String[20])) = "Test Golem Network"
+symbol: public(constant(String[4])) = "tGLM"
+decimals: public(constant(uint8)) = 18
+
+totalSupply: public(uint256)
+balanceOf: public(HashMap[address, uint256])
+allowance: public(HashMap[address, HashMap[address, uint256]])
+
+
+@external
+def mint(receiver: address, value: uint256):
+    self.totalSupply += value
+    self.balanceOf[receiver] += value
+    log Transfer(sender=empty(address), receiver=receiver, value=value)
+
+
+@external
+def transfer(receiver: address, value: uint256) -> bool:
+    self._move(msg.sender, receiver, value)
+    return True
+
+
+@external
+def transferFrom(owner: address, receiver: address, value: uint256) -> bool:
+    self.allowance[owner][msg.sender] -= value
+    self._move(owner, receiver, value)
+    return True
+
+
+@external
+def approve(spender: address, value: uint256) -> bool:
+    self.allowance[msg.sender][spender] = value
+    log Approval(owner=msg.sender, spender=spender, value=value)
+    return True
+
+
+@internal
+def _move(sender: address, receiver: address, value: uint256):
+    # Vyper's arithmetic is checked: too small a balance reverts.
+    self.balanceOf[sender] -= value
+    self.balanceOf[receiver] += value
+    log Transfer(sender=sender, receiver=receiver, value=value)
