@@ -50,7 +50,7 @@ class ContentPort(Protocol):
 class ContentStorePort(Protocol):
     """golemp2p.storage.content.ContentStore."""
 
-    def lookup(self, alg: str, digest_hex: str) -> ContentPort | None: ...
+    def lookup(self, alg: str, digest_hex: str, /) -> ContentPort | None: ...
 
 
 class DataPort(Protocol):
@@ -62,6 +62,7 @@ class DataPort(Protocol):
         alg: str,
         digest_hex: str,
         destination: Path | None = None,
+        /,
         *,
         max_bytes: int,
         timeout_s: float,

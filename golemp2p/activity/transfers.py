@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
@@ -21,9 +21,8 @@ from golemp2p.activity.ports import ContentPort, ContentStorePort, DataPort
 from golemp2p.activity.volumes import open_file, put_file
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.exescript import Transfer
-from golemp2p.errors import DeadlineError, NetworkError, PolicyError, UsageError
+from golemp2p.errors import PolicyError, UsageError
 
-T = TypeVar("T")
 OnProgress = Callable[[int, int], None]
 
 _SHA3_BY_DIGITS: Final = {56: "sha3-224", 64: "sha3-256", 96: "sha3-384", 128: "sha3-512"}
@@ -113,10 +112,8 @@ class Transfers:
                 raise UsageError(f"{source!r} has {size_bytes} bytes", hint=f"at most {self._max_bytes}")
             # By descriptor: the payload may rename things under our hands.
             path = Path(f"/proc/self/fd/{descriptor}")
-            await _retrying(
-                lambda: self._data.push(
-                    self._agreement.requestor, slot, path, timeout_s=limits.TRANSFER_TIMEOUT_S, on_progress=on_progress
-                )
+            await self._data.push(
+                self._agreement.requestor, slot, path, timeout_s=limits.TRANSFER_TIMEOUT_S, on_progress=on_progress
             )
         finally:
             os.close(descriptor)
@@ -125,15 +122,13 @@ class Transfers:
         found = self._content.lookup("sha3-256", digest)
         if found is not None:
             return found
-        return await _retrying(
-            lambda: self._data.fetch(
-                self._agreement.requestor,
-                "sha3-256",
-                digest,
-                max_bytes=self._max_bytes,
-                timeout_s=limits.TRANSFER_TIMEOUT_S,
-                on_progress=on_progress,
-            )
+        return await self._data.fetch(
+            self._agreement.requestor,
+            "sha3-256",
+            digest,
+            max_bytes=self._max_bytes,
+            timeout_s=limits.TRANSFER_TIMEOUT_S,
+            on_progress=on_progress,
         )
 
     def _digest_of(self, url: str) -> str:
@@ -158,18 +153,6 @@ class Transfers:
                 hint="files come from and go to the requestor",
             )
         return match[2]
-
-
-async def _retrying(operation: Callable[[], Awaitable[T]]) -> T:
-    """Once more after a cut connection; transfers resume where they were. A deadline that passed is final."""
-    for attempt in range(limits.TRANSFER_RETRIES):
-        try:
-            return await operation()
-        except DeadlineError:
-            raise
-        except NetworkError:
-            await trio.sleep(limits.PROVIDER_RETRY_S * 2**attempt)
-    return await operation()
 
 
 def _container(url: str) -> str | None:

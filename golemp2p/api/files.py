@@ -1,0 +1,101 @@
+"""``/golemp2p/v1/files`` and ``/slots``: how agents, the gftp command and the SDK move files through the node.
+
+Bodies are raw bytes, streamed both ways; nothing is held in memory.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+import trio
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from golemp2p import limits
+from golemp2p.api.auth import Caller, current_caller
+from golemp2p.api.longpoll import poll
+from golemp2p.errors import DeadlineError, GolemError, NotFoundError
+from golemp2p.storage.content import Content, ContentStore
+from golemp2p.wire.rest.files import FileBody, NewSlot, SlotBody
+
+Me = Annotated[Caller, Depends(current_caller)]
+Timeout = Annotated[float, Query(ge=0, le=limits.MAX_LONG_POLL_S)]
+
+
+def make_router(content: ContentStore) -> APIRouter:
+    router = APIRouter(prefix="/golemp2p/v1", tags=["files"], dependencies=[Depends(current_caller)])
+
+    @router.put("/files")
+    async def put_file(request: Request, me: Me, also: Annotated[list[str] | None, Query()] = None) -> FileBody:
+        """Store the body. ``also`` names further hash algorithms to be found by, e.g. sha3-224."""
+        stored = await content.add_stream(
+            request.stream(), max_bytes=limits.MAX_REST_FILE_BYTES, also=tuple(also or ())
+        )
+        return _file(me, stored)
+
+    @router.get("/files/{sha3_256}")
+    async def get_file(sha3_256: str) -> FileResponse:
+        return _download(_found(content, sha3_256))
+
+    @router.get("/files/{sha3_256}/info")
+    async def file_info(sha3_256: str, me: Me) -> FileBody:
+        return _file(me, _found(content, sha3_256))
+
+    @router.delete("/files/{sha3_256}", status_code=204)
+    async def delete_file(sha3_256: str) -> Response:
+        content.remove(_found(content, sha3_256))
+        return Response(status_code=204)
+
+    @router.post("/slots")
+    async def post_slot(me: Me, terms: NewSlot | None = None) -> SlotBody:
+        slot = content.open_slot(secrets.token_hex(16), (terms or NewSlot()).max_bytes)
+        return SlotBody(slot=slot.slot_id, url=f"gftp://{me.address}/{slot.slot_id}")
+
+    @router.get("/slots/{slot}")
+    async def get_slot(slot: str, request: Request, timeout: Timeout = limits.DEFAULT_LONG_POLL_S) -> FileResponse:
+        """The file once it is complete; 408 when it is not within ``timeout``."""
+
+        async def wait() -> Content | GolemError:
+            try:
+                with trio.move_on_after(timeout):
+                    while True:
+                        found = content.slot(slot).content
+                        if found is not None:
+                            return found
+                        await trio.sleep(limits.SLOT_POLL_S)
+            except GolemError as exc:  # handed over as a value, since the poll's nursery would wrap it
+                return exc
+            return DeadlineError(f"slot {slot} is not complete yet", hint="ask again")
+
+        outcome = await poll(request, wait)
+        if isinstance(outcome, GolemError):
+            raise outcome
+        return _download(outcome)
+
+    @router.delete("/slots/{slot}", status_code=204)
+    async def delete_slot(slot: str) -> Response:
+        content.close_slot(slot)
+        return Response(status_code=204)
+
+    return router
+
+
+def _found(content: ContentStore, sha3_256: str) -> Content:
+    found = content.lookup("sha3-256", sha3_256)
+    if found is None:
+        raise NotFoundError(f"there is no file with sha3-256 {sha3_256}")
+    return found
+
+
+def _file(me: Caller, stored: Content) -> FileBody:
+    return FileBody(
+        url=f"gftp://{me.address}/{stored.sha3_256}",
+        sha3_256=stored.sha3_256,
+        sha256=stored.sha256,
+        size=stored.size_bytes,
+    )
+
+
+def _download(stored: Content) -> FileResponse:
+    return FileResponse(stored.path, media_type="application/octet-stream", headers={"ETag": f'"{stored.sha256}"'})
