@@ -30,35 +30,35 @@ allowance: public(HashMap[address, HashMap[address, uint256]])
 
 
 @external
-def mint(receiver: address, value: uint256):
-    self.totalSupply += value
-    self.balanceOf[receiver] += value
-    log Transfer(sender=empty(address), receiver=receiver, value=value)
+def mint(receiver: address, amount: uint256):
+    self.totalSupply += amount
+    self.balanceOf[receiver] += amount
+    log Transfer(sender=empty(address), receiver=receiver, value=amount)
 
 
 @external
-def transfer(receiver: address, value: uint256) -> bool:
-    self._move(msg.sender, receiver, value)
+def transfer(receiver: address, amount: uint256) -> bool:
+    self._move(msg.sender, receiver, amount)
     return True
 
 
 @external
-def transferFrom(owner: address, receiver: address, value: uint256) -> bool:
-    self.allowance[owner][msg.sender] -= value
-    self._move(owner, receiver, value)
+def transferFrom(owner: address, receiver: address, amount: uint256) -> bool:
+    self.allowance[owner][msg.sender] -= amount
+    self._move(owner, receiver, amount)
     return True
 
 
 @external
-def approve(spender: address, value: uint256) -> bool:
-    self.allowance[msg.sender][spender] = value
-    log Approval(owner=msg.sender, spender=spender, value=value)
+def approve(spender: address, amount: uint256) -> bool:
+    self.allowance[msg.sender][spender] = amount
+    log Approval(owner=msg.sender, spender=spender, value=amount)
     return True
 
 
 @internal
-def _move(sender: address, receiver: address, value: uint256):
+def _move(sender: address, receiver: address, amount: uint256):
     # Vyper's arithmetic is checked: too small a balance reverts.
-    self.balanceOf[sender] -= value
-    self.balanceOf[receiver] += value
-    log Transfer(sender=sender, receiver=receiver, value=value)
+    self.balanceOf[sender] -= amount
+    self.balanceOf[receiver] += amount
+    log Transfer(sender=sender, receiver=receiver, value=amount)

@@ -16,6 +16,7 @@ from golemp2p.payment.drivers.base import Fees, SignedTransfer
 Rlp = bytes | int | list["Rlp"]
 
 TRANSFER_SELECTOR: Final = keccak256(b"transfer(address,uint256)")[:4]
+MINT_SELECTOR: Final = keccak256(b"mint(address,uint256)")[:4]
 BALANCE_OF_SELECTOR: Final = keccak256(b"balanceOf(address)")[:4]
 TRANSFER_TOPIC: Final = "0x" + keccak256(b"Transfer(address,address,uint256)").hex()
 
@@ -84,3 +85,8 @@ class Transaction:
         ]
         raw = b"\x02" + rlp_encode(fields)
         return SignedTransfer(raw, "0x" + keccak256(raw).hex(), self.nonce, self.fees)
+
+
+def mint_call(recipient: Address, amount: int) -> bytes:
+    """Call data of the test token's ``mint`` (protocols/contracts/TestToken.vy)."""
+    return MINT_SELECTOR + encode_address(recipient) + amount.to_bytes(32, "big")
