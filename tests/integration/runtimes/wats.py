@@ -1,0 +1,79 @@
+"""Small guest programs as WebAssembly text. Each is a WASI preview 1 command."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import wasmtime
+
+_HEAD: Final = """
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
+  (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes_get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "args_get" (func $args_get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "environ_sizes_get" (func $environ_sizes_get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "environ_get" (func $environ_get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (func $write (param $fd i32) (param $at i32) (param $size i32)
+    (i32.store (i32.const 0) (local.get $at))
+    (i32.store (i32.const 4) (local.get $size))
+    (drop (call $fd_write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
+"""
+
+
+def _program(body: str) -> bytes:
+    return bytes(wasmtime.wat2wasm(_HEAD + body + ")"))
+
+
+HELLO: Final = _program(
+    '(data (i32.const 64) "hello\\n") (data (i32.const 80) "oops\\n")'
+    '(func (export "_start") (call $write (i32.const 1) (i32.const 64) (i32.const 6))'
+    " (call $write (i32.const 2) (i32.const 80) (i32.const 5)))"
+)
+EXIT_3: Final = _program('(func (export "_start") (call $proc_exit (i32.const 3)))')
+TRAP: Final = _program('(func (export "_start") unreachable)')
+LOOP: Final = _program('(func (export "_start") (loop (br 0)))')
+# Grows by 10 MiB until refused, touching what it got, then traps.
+BOMB: Final = _program(
+    '(func (export "_start") (local $old i32) (loop $more'
+    " (local.set $old (memory.grow (i32.const 160)))"
+    " (if (i32.ne (local.get $old) (i32.const -1)) (then"
+    " (memory.fill (i32.mul (local.get $old) (i32.const 65536)) (i32.const 1) (i32.const 10485760)) (br $more))))"
+    " unreachable)"
+)
+# Writes all arguments, then all environment variables, NUL separated, to stdout.
+ECHO: Final = _program(
+    '(func (export "_start")'
+    " (drop (call $args_sizes_get (i32.const 16) (i32.const 20)))"
+    " (drop (call $args_get (i32.const 1024) (i32.const 8192)))"
+    " (call $write (i32.const 1) (i32.const 8192) (i32.load (i32.const 20)))"
+    " (drop (call $environ_sizes_get (i32.const 16) (i32.const 20)))"
+    " (drop (call $environ_get (i32.const 1024) (i32.const 8192)))"
+    " (call $write (i32.const 1) (i32.const 8192) (i32.load (i32.const 20))))"
+)
+# Says "tick\n" and then loops for ever.
+TICK_LOOP: Final = _program(
+    '(data (i32.const 64) "tick\\n")'
+    '(func (export "_start") (call $write (i32.const 1) (i32.const 64) (i32.const 5)) (loop (br 0)))'
+)
+# Writes 4 KiB blocks for ever.
+FLOOD: Final = _program(
+    '(func (export "_start") (memory.fill (i32.const 4096) (i32.const 120) (i32.const 4096))'
+    " (loop (call $write (i32.const 1) (i32.const 4096) (i32.const 4096)) (br 0)))"
+)
+# Writes 2048 blocks of 4 KiB: 8 MiB.
+EIGHT_MIB: Final = _program(
+    '(func (export "_start") (local $i i32) (memory.fill (i32.const 4096) (i32.const 120) (i32.const 4096))'
+    " (local.set $i (i32.const 2048))"
+    " (loop (call $write (i32.const 1) (i32.const 4096) (i32.const 4096))"
+    " (br_if 0 (local.tee $i (i32.sub (local.get $i) (i32.const 1))))))"
+)
+UNKNOWN_IMPORT: Final = bytes(
+    wasmtime.wat2wasm('(module (import "env" "teleport" (func)) (memory (export "memory") 1) (func (export "_start")))')
+)
+LIBRARY: Final = bytes(wasmtime.wat2wasm('(module (func (export "add")))'))
+TOO_MUCH_MEMORY: Final = bytes(
+    wasmtime.wat2wasm('(module (memory (export "memory") 8192) (func (export "_start")))')  # 512 MiB at once
+)
