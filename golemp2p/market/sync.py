@@ -229,8 +229,8 @@ def _encode(records: list[MarketRecord]) -> bytes:
 
 def _decode(data: bytes) -> list[MarketRecord]:
     try:
-        raw = msgpack.unpackb(data, max_buffer_size=2 * GOSSIP_BYTES)
-    except (ValueError, msgpack.UnpackException) as exc:
+        raw = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException) as exc:  # bad UTF-8, too deep, cut short
         raise RemoteProtocolError(f"a gossip message is no msgpack: {exc}") from exc
     return [entry.record() for entry in _records_body(raw).records]
 

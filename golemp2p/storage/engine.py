@@ -50,8 +50,9 @@ class StorageStatistics:
 class Storage:
     """An open database. Made by :func:`open_storage`, which owns the task that runs the jobs."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, in_thread: bool) -> None:
         self._engine = engine
+        self._in_thread = in_thread
         self._send, self._receive = trio.open_memory_channel[_Pending](limits.DB_QUEUE)
         self._thread = trio.CapacityLimiter(1)
         self._jobs = 0
@@ -84,8 +85,11 @@ class Storage:
                 except (trio.WouldBlock, trio.EndOfChannel):
                     break
             # Shielded: a commit under way finishes, and its callers are told, whatever is being cancelled.
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._run_group, group, limiter=self._thread)
+            if self._in_thread:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._run_group, group, limiter=self._thread)
+            else:  # in memory: no waiting, and virtual time does not run on while a thread works
+                self._run_group(group)
             self._jobs += len(group)
             self._commits += 1
             for pending in group:
@@ -142,10 +146,13 @@ async def open_storage(path: Path | None) -> AsyncIterator[Storage]:
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            await trio.to_thread.run_sync(migrate, engine)
+            if path is None:
+                migrate(engine)
+            else:
+                await trio.to_thread.run_sync(migrate, engine)
         except (sa.exc.SQLAlchemyError, OSError) as exc:
             raise UsageError(f"cannot open the database {path}: {exc}") from exc
-        storage = Storage(engine)
+        storage = Storage(engine, in_thread=path is not None)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(storage._serve)
             try:

@@ -1,0 +1,155 @@
+"""Settings of a node: flag > environment (``GOLEMP2P_<SECTION>__<NAME>``) > ``config.toml`` > default.
+
+Unknown keys are errors, in the file and in the sections.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from golemp2p import limits
+from golemp2p.errors import UsageError
+
+VERSION = 1
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetSection(Section):
+    """``network`` and ``subnet`` separate markets; nodes of another network's name never match with ours."""
+
+    network: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] = "local"
+    subnet: Annotated[str, Field(min_length=1, max_length=64)] = "public"
+    listen: list[str] = ["/ip4/0.0.0.0/tcp/11155"]
+    bootstrap: list[str] = []
+    announce: list[str] = []
+    dht: bool = True
+
+
+class RestSection(Section):
+    """The REST API binds to loopback. ``allowed_hosts`` are further names in the Host header that are served."""
+
+    listen: str = "127.0.0.1:7465"
+    allowed_hosts: list[str] = []
+
+
+class ChainSection(Section):
+    """One payment network. ``chain_id`` and ``token`` are checked on the chain before money moves."""
+
+    name: str
+    chain_id: int
+    token: str
+    symbol: str = "glm"
+    rpc_url: str
+    confirmations: int = 1
+
+
+class PaymentSection(Section):
+    """``auto_accept_after_s``: documents that a silent agent left are accepted within the agreed price; 0 is never."""
+
+    networks: list[ChainSection] = []
+    auto_accept_after_s: Annotated[float, Field(ge=0)] = limits.AUTO_ACCEPT_AFTER_S
+
+
+class ProviderSection(Section):
+    """The provider agent. Prices in GLM; ``runtimes`` are offered when this machine can run them."""
+
+    node_name: str = ""
+    runtimes: list[str] = ["wasmtime"]
+    price_start: float = 0.0
+    price_per_hour: float = 0.02
+    price_per_cpu_hour: float = 0.1
+    max_activities: Annotated[int, Field(ge=1, le=1000)] = 2
+    memory_gib: float | None = None
+    storage_gib: float = 2.0
+    threads: int | None = None
+    debit_note_interval_s: Annotated[float, Field(ge=1)] = 120.0
+    accept_timeout_s: Annotated[float, Field(ge=1)] = 240.0
+    payment_timeout_s: Annotated[float, Field(ge=1)] = 120.0
+
+
+class LogSection(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+class Settings(BaseSettings):
+    """Everything a node can be told. Made by :func:`load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GOLEMP2P_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    version: Literal[1] = 1
+    net: NetSection = NetSection()
+    rest: RestSection = RestSection()
+    payment: PaymentSection = PaymentSection()
+    provider: ProviderSection = ProviderSection()
+    log: LogSection = LogSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file (the file comes in as init arguments)."""
+        return env_settings, init_settings
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Raises UsageError with the place of a syntax error."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
+        raise UsageError(f"cannot read {path}: {exc}") from exc
+
+
+def load_settings(path: Path, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
+    """The file at ``path`` (may be absent), the environment over it, ``overrides`` (flags) over both.
+
+    Raises UsageError naming the key that is wrong.
+    """
+    try:
+        settings = Settings(**read_file(path))
+        if overrides:
+            merged = settings.model_dump()
+            for section, values in overrides.items():
+                merged[section].update(values)
+            settings = _with(merged)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"setting {where}: {first['msg']} (got {first.get('input')!r:.80})",
+            hint=f"look at {path} and at GOLEMP2P_{where.upper().replace('.', '__')}",
+        ) from exc
+    return settings
+
+
+def _with(values: dict[str, Any]) -> Settings:
+    """Validated section by section: going through Settings again would let the environment win over flags."""
+    return Settings.model_construct(
+        version=1,
+        net=NetSection.model_validate(values["net"]),
+        rest=RestSection.model_validate(values["rest"]),
+        payment=PaymentSection.model_validate(values["payment"]),
+        provider=ProviderSection.model_validate(values["provider"]),
+        log=LogSection.model_validate(values["log"]),
+    )
