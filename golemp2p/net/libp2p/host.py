@@ -358,7 +358,7 @@ async def open_libp2p_network(key: NodeKey, config: NetConfig | None = None) -> 
         network = Libp2pNetwork(key, host, config, nursery)
         network._gossip = Gossip(pubsub, key.peer_id, nursery, network.keeper.blame)
         network._dht = Dht(kad, key, config.network) if kad else None
-        nursery.start_soon(network.keeper.run)
+        nursery.start_soon(network.keeper.run)  # ends by keeper.stop
         log.info("network up", peer=key.peer_id, addresses=list(network.addresses()))
         try:
             yield network
@@ -367,6 +367,7 @@ async def open_libp2p_network(key: NodeKey, config: NetConfig | None = None) -> 
         finally:
             # Before the nurseries end: leaving them does not close libp2p's sockets.
             with trio.move_on_after(limits.CLOSE_TIMEOUT_S, shield=True):
+                await network.keeper.stop()
                 await host.close()
             nursery.cancel_scope.cancel()
     if failure is not None:

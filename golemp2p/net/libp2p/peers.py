@@ -33,17 +33,33 @@ class PeerKeeper:
         self._watches: dict[PeerId, trio.CancelScope] = {}
         self._faults: Counter[PeerId] = Counter()
         self._nursery: trio.Nursery | None = None
+        self._ended = trio.Event()
+        self._running = trio.CancelScope()
         self.round_trip_s: dict[PeerId, float] = {}
 
     # --- connections ------------------------------------------------------------------------------------------------
     async def run(self) -> None:
         """Dial until there are enough peers, then look again at the keepalive's pace."""
         delay_s = limits.BOOTSTRAP_RETRY_MIN_S
-        async with trio.open_nursery() as self._nursery:
-            while True:
-                missing = await self._dial_round()
-                delay_s = min(delay_s * 2, limits.BOOTSTRAP_RETRY_MAX_S) if missing else limits.BOOTSTRAP_RETRY_MIN_S
-                await trio.sleep((delay_s if missing else 2.0) * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+        try:
+            with self._running:
+                async with trio.open_nursery() as self._nursery:
+                    while True:
+                        missing = await self._dial_round()
+                        delay_s = (
+                            min(delay_s * 2, limits.BOOTSTRAP_RETRY_MAX_S) if missing else limits.BOOTSTRAP_RETRY_MIN_S
+                        )
+                        await trio.sleep((delay_s if missing else 2.0) * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+        finally:
+            self._nursery = None
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """No more dialling: a connection made while the host closes would stay open for ever."""
+        self._running.cancel()
+        for scope in list(self._watches.values()):
+            scope.cancel()
+        await self._ended.wait()
 
     async def _dial_round(self) -> bool:
         """One attempt at every bootstrap peer when there are too few peers. True when some did not answer."""
