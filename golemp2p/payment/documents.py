@@ -130,7 +130,7 @@ class Documents:
             known = repo.find_documents(connection, id=document.id, side=Side.PAYEE)
             if known:
                 mine = known[0].document
-                if replace(document, issued_at_ms=mine.issued_at_ms, previous_id=mine.previous_id) != mine:
+                if not _same_claim(document, mine):
                     raise ConflictError(f"{document.kind.noun} {document.id} exists already, with other contents")
                 return known[0]
             linked = document
@@ -312,6 +312,11 @@ class Documents:
 
         await self._context.storage.run(store)
         self._context.events.tell()
+
+
+def _same_claim(one: Document, other: Document) -> bool:
+    """Alike but for what is filled in at issue: a repeated request has another time."""
+    return one == replace(other, issued_at_ms=one.issued_at_ms, due_at_ms=one.due_at_ms, previous_id=one.previous_id)
 
 
 def _must_be_from(peer: PeerId, stored: StoredDocument) -> None:

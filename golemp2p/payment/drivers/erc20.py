@@ -28,7 +28,7 @@ TRANSFER_GAS: Final = 100_000
 
 # Every node words these in its own way; they all mean that the transaction is on its way or done.
 _ALREADY_THERE: Final = ("already known", "already imported", "known transaction", "nonce too low", "already exists")
-_NO_FUNDS: Final = ("insufficient funds", "insufficient balance", "sender doesn't have enough funds")
+_NO_FUNDS: Final = ("insufficient funds", "insufficient balance", "doesn't have enough funds", "cannot afford")
 
 
 class RpcAnswerError(NetworkError):

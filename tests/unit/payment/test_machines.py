@@ -1,0 +1,33 @@
+"""The tables of allocations, documents and slots."""
+
+from __future__ import annotations
+
+import pytest
+
+from golemp2p.core.machine import ImpossibleEventError, Machine
+from golemp2p.core.payment import ALLOCATION, DOCUMENT, SLOT, DocumentEvent, DocumentState, SlotEvent, SlotState
+
+
+@pytest.mark.parametrize("machine", [ALLOCATION, DOCUMENT, SLOT], ids=lambda m: m.name)
+def test_every_state_of_a_table_is_reached_from_its_first(machine: Machine) -> None:  # type: ignore[type-arg]  # any machine
+    reached = {machine.initial}
+    for _ in machine.table:
+        reached |= {target for (source, _), target in machine.table.items() if source in reached}
+    assert reached == set(type(machine.initial))
+
+
+def test_a_paid_or_accepted_document_cannot_be_rejected() -> None:
+    for state in (DocumentState.ACCEPTED, DocumentState.SETTLED, DocumentState.FAILED):
+        with pytest.raises(ImpossibleEventError, match=f"document is {state}: reject is not possible now"):
+            DOCUMENT.next(state, DocumentEvent.REJECT)
+
+
+def test_a_slot_lets_go_only_when_reverted_or_when_its_nonce_is_lost() -> None:
+    assert SLOT.final == {SlotState.FINAL, SlotState.FAILED, SlotState.FOREIGN}
+    ways_out = {event for (_, event), target in SLOT.table.items() if target in (SlotState.FAILED, SlotState.FOREIGN)}
+    assert ways_out == {SlotEvent.REVERT, SlotEvent.LOSE_NONCE}
+
+
+def test_nothing_is_sent_before_it_is_signed() -> None:
+    with pytest.raises(ImpossibleEventError):
+        SLOT.next(SlotState.PLANNED, SlotEvent.SEND)
