@@ -144,6 +144,7 @@ class ContentStore:
     ) -> Content:
         """Store what ``chunks`` yields. Raises PolicyError (``max_bytes`` or quota)."""
         temporary = self._partial / f"tmp-{secrets.token_hex(8)}"
+        free_bytes = self._quota_bytes - self.used_bytes()
         try:
             async with await trio.open_file(temporary, "wb") as file:
                 size = 0
@@ -151,11 +152,15 @@ class ContentStore:
                     size += len(chunk)
                     if size > max_bytes:
                         raise PolicyError(f"more than {max_bytes} bytes", hint="that is the limit of this transfer")
-                    self._check_quota(len(chunk))
+                    if size > free_bytes:
+                        self._check_quota(self._quota_bytes + 1)
                     await file.write(chunk)
             return await self.adopt(temporary, also=also)
         finally:
             temporary.unlink(missing_ok=True)
+            close = getattr(chunks, "aclose", None)  # a generator left half way would be finished by the collector
+            if close is not None:
+                await close()
 
     async def adopt(self, partial: Path, *, also: tuple[str, ...] = ()) -> Content:
         """Make a complete file of one inside ``partial/``; it is moved, not copied."""

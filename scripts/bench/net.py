@@ -88,7 +88,7 @@ async def measure(address: str, patched: bool, megabytes: int) -> None:
             peer = await network.connect(address)
             dials.append((time.perf_counter() - started) * 1000)
             await network.disconnect(peer)
-            while network.is_connected(peer):
+            while network.is_connected(peer):  # noqa: ASYNC110 - no event tells
                 await trio.sleep(0.01)
         peer = await network.connect(address)
         waits = []

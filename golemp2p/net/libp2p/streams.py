@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 import trio
-from libp2p.stream_muxer.exceptions import MuxedStreamEOF
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamReset
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
@@ -34,8 +34,9 @@ class Libp2pStream:
     async def read(self, max_bytes: int) -> bytes:
         try:
             return bytes(await self._muxed.read(max_bytes))
-        except MuxedStreamEOF:
-            # libp2p reports FIN, RST and a lost connection alike. A FIN leaves recv_closed with the connection alive.
+        except (MuxedStreamEOF, MuxedStreamReset):
+            # libp2p mixes up FIN, RST and a lost connection. Only a FIN sets recv_closed while the connection lives; a
+            # RST after it is the peer's orderly close (see _end).
             if self._muxed.recv_closed and not self._done and not self._muxed.conn.event_shutting_down.is_set():
                 return b""
             raise self._broken() from None

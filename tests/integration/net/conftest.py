@@ -18,7 +18,7 @@ async def until(what: str, condition: object, timeout_s: float = 15.0) -> None:
     """Wait for ``condition()``; fails with ``what`` in words."""
     assert callable(condition)
     with trio.move_on_after(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - no event tells
             await trio.sleep(0.01)
         return
     pytest.fail(f"not within {timeout_s} s: {what}")

@@ -121,7 +121,7 @@ async def test_a_broken_transfer_goes_on_where_it_broke(world: World) -> None:
         else:
             await serve(wire, alg, digest, offset)  # type: ignore[arg-type]
 
-    world.their_data._give = cut_once  # type: ignore[method-assign,assignment] # a fault in the middle
+    world.their_data._give = cut_once  # type: ignore[method-assign] # a fault in the middle
     fetched = await world.data.fetch(world.there.peer_id, "sha256", content.sha256, max_bytes=SIZE, timeout_s=20)
     assert fetched.path.read_bytes() == world.bytes
     assert offsets[0] == 0
@@ -143,7 +143,9 @@ async def test_a_push_that_was_cancelled_goes_on_later(world: World) -> None:
     assert world.their_store.slot("slot").received_bytes == SIZE
 
 
-@pytest.mark.parametrize("garbage", [b"\xff\xff", b"\0\0", b"\0\x01\xc1", encode_header(["steal", 1]), encode_header([])])
+@pytest.mark.parametrize(
+    "garbage", [b"\xff\xff", b"\0\0", b"\0\x01\xc1", encode_header(["steal", 1]), encode_header([])]
+)
 async def test_garbage_is_answered_or_cut_off(world: World, garbage: bytes) -> None:
     stream = await world.here.open_stream(world.there.peer_id, PROTOCOL)
     await stream.write(garbage)

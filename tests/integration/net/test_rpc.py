@@ -204,9 +204,7 @@ async def test_an_oversized_message_is_refused_before_it_is_sent(nodes: list[Net
     async with rpcs(nodes) as (one, other):
         other.serve(PROTOCOL, {"large": large, "echo": echo})
         with pytest.raises(UsageError, match="too large"):
-            await one.call(
-                nodes[1].peer_id, PROTOCOL, "echo", {"x": bytes(limits.RPC_MAX_FRAME_BYTES)}, timeout_s=10
-            )
+            await one.call(nodes[1].peer_id, PROTOCOL, "echo", {"x": bytes(limits.RPC_MAX_FRAME_BYTES)}, timeout_s=10)
         with pytest.raises(RemoteError):
             await one.call(nodes[1].peer_id, PROTOCOL, "large", {}, timeout_s=10)
         answer = await one.call(nodes[1].peer_id, PROTOCOL, "echo", {"x": bytes(10**6)}, timeout_s=10)
@@ -228,7 +226,9 @@ async def test_garbage_costs_its_stream_and_a_repeater_is_banned(nodes: list[Net
                     pass
             if attempt == 0:
                 await one.call(nodes[1].peer_id, PROTOCOL, "echo", {}, timeout_s=10)
-        await until("it is cut off", lambda: not any(i.connected for i in nodes[1].peers() if i.peer == nodes[0].peer_id))
+        await until(
+            "it is cut off", lambda: not any(i.connected for i in nodes[1].peers() if i.peer == nodes[0].peer_id)
+        )
 
 
 async def test_more_requests_than_allowed_are_told_so(nodes: list[Network]) -> None:
