@@ -60,6 +60,10 @@ class LocalChain:
         if tglm:
             await self.transact({"to": self.token_address, "data": "0x" + mint_call(address, tglm).hex()})
 
+    async def deploy_token(self) -> Address:
+        """One more test token, worth nothing to anybody: tests pay with the wrong one."""
+        return await _deploy(self._client, self._banker)
+
     async def transact(self, transaction: dict[str, str]) -> dict[str, Any]:
         """Send from the chain's own account; the receipt. Raises NetworkError."""
         return await _transact(self._client, self._banker, transaction)
@@ -97,10 +101,14 @@ async def open_local_chain(
     ):
         found_id = int(await _wait_until_up(client, child, kind), 16)
         banker = (await _call(client, "eth_accounts", []))[0].lower()
-        code = json.loads(_ARTIFACT.read_text())["bytecode"]
-        receipt = await _transact(client, banker, {"data": code})
-        token = Address(receipt["contractAddress"].lower())
+        token = await _deploy(client, banker)
         yield LocalChain(url, found_id, token, kind, client, banker)
+
+
+async def _deploy(client: httpx.AsyncClient, banker: Address) -> Address:
+    code = json.loads(_ARTIFACT.read_text())["bytecode"]
+    receipt = await _transact(client, banker, {"data": code})
+    return Address(receipt["contractAddress"].lower())
 
 
 async def _choose(prefer: Kind | None, cache_dir: Path) -> tuple[Kind, list[str]]:

@@ -76,6 +76,7 @@ class SettlementEngine:
         self._running: set[str] = set()
         self._problems: dict[str, str] = {}
         self._chain_nonces: dict[str, int] = {}
+        self._sent_in_this_run: set[int] = set()
 
     async def run(self) -> NoReturn:
         """Start a task for each platform with work; it ends when nothing is left to do there."""
@@ -257,6 +258,7 @@ class SettlementEngine:
         """The newest stored version. Whether it was sent before does not matter: the bytes are the same."""
         (_, raw), *_ = await self._context.storage.run(lambda c: repo.get_versions(c, slot.id))
         await driver.broadcast(raw)
+        self._sent_in_this_run.add(slot.id)
         await self._reached("broadcast")
         after = replace(slot, state=SLOT.next(slot.state, SlotEvent.SEND), sent_at=self._context.clock())
         await self._context.storage.run(lambda c: repo.update_slot(c, after))
@@ -278,7 +280,9 @@ class SettlementEngine:
             await self._reached("mined")
             return after
         network = driver.network
-        if self._context.clock() - (slot.sent_at or 0.0) < network.rebroadcast_s:
+        # After a restart at once: the process may have died before, during or after the broadcast.
+        recent = self._context.clock() - (slot.sent_at or 0.0) < network.rebroadcast_s
+        if recent and slot.id in self._sent_in_this_run:
             return slot
         if await driver.nonce(slot.account, depth=network.confirmations) > slot.nonce:
             return await self._lose_nonce(driver, slot)

@@ -12,7 +12,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golemp2p.core.ids import Address, AgreementId
+from golemp2p.core.ids import Address, AgreementId, DocumentId
 from golemp2p.core.money import Amount
 from golemp2p.core.payment import (
     Document,
@@ -34,7 +34,7 @@ from tests.unit.payment.world import ACTIVITY, DOMAIN, PLATFORM, TOKEN, World, g
 def invoice_of(world: World, **changes: Any) -> Document:
     document = Document(
         kind=DocumentKind.INVOICE,
-        id=uuid.uuid4().hex,  # type: ignore[arg-type]  # a fresh id
+        id=DocumentId(uuid.uuid4().hex),
         agreement_id=AG1,
         activity_ids=(ACTIVITY,),
         payer=world.requestor.key.address,
@@ -123,7 +123,8 @@ async def test_a_notice_that_reuses_a_transaction_or_names_none_settles_nothing(
         assert states["absent"][0] == "claimed"
         assert (await world.provider.service.document(INVOICE, second)).state is DocumentState.ACCEPTED
         with pytest.raises(RemoteProtocolError, match="not its sender's"):
-            await handler(world.requestor.key.peer_id, notice_message(reuse, bytes(64) + b"\x1b").model_dump())
+            forged = NodeKey.generate().sign(reuse.digest(DOMAIN))
+            await handler(world.requestor.key.peer_id, notice_message(reuse, forged).model_dump())
 
 
 ME, YOU, OTHER = Address("0x" + "01" * 20), Address("0x" + "02" * 20), Address("0x" + "03" * 20)
@@ -187,18 +188,18 @@ def test_any_body_parses_or_is_a_protocol_error(model: type[wire.Message], data:
 
 def test_a_document_survives_the_wire_and_one_changed_field_changes_its_digest() -> None:
     note = Document(
-        DocumentKind.DEBIT_NOTE,
-        "id",
-        AG1,
-        (ACTIVITY,),
-        ME,
-        YOU,
-        PLATFORM,
-        Amount(2**127),
-        7,
-        9,
-        "[1.5, 2]",
-        "p",  # type: ignore[arg-type]  # ids
+        kind=DocumentKind.DEBIT_NOTE,
+        id=DocumentId("id"),
+        agreement_id=AG1,
+        activity_ids=(ACTIVITY,),
+        payer=ME,
+        payee=YOU,
+        platform=PLATFORM,
+        amount=Amount(2**127),
+        issued_at_ms=7,
+        due_at_ms=9,
+        usage="[1.5, 2]",
+        previous_id="p",
     )
     assert document_of(document_message(note, bytes(65))) == note
     changes: dict[str, Any] = {

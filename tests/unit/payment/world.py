@@ -19,7 +19,7 @@ from golemp2p.identity.keys import NodeKey
 from golemp2p.payment import PaymentNetwork, PaymentService, PaymentSettings
 from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.drivers.fake import FakeChain, FakeDriver
-from golemp2p.payment.ports import Handler
+from golemp2p.payment.ports import Clock, Handler
 from golemp2p.payment.settlement import Checkpoint
 from golemp2p.storage.engine import Storage, open_storage
 
@@ -148,6 +148,7 @@ def make_service(
     *,
     settings: PaymentSettings | None = None,
     checkpoint: Checkpoint | None = None,
+    clock: Clock = clock,
 ) -> PaymentService:
     return PaymentService(
         storage=storage,
