@@ -33,6 +33,7 @@ SCAN_IDLE_S: Final = 300.0
 MAX_REST_BODY_BYTES: Final = 8 * MIB
 MAX_REST_FILE_BYTES: Final = 16 * 1024 * MIB
 REST_SHUTDOWN_GRACE_S: Final = 2.0
+REST_KEEP_ALIVE_S: Final = 75.0  # longer than the clients' pools keep idle connections
 
 # --- storage ----------------------------------------------------------------------------------------------------------
 DB_BUSY_TIMEOUT_S: Final = 10.0
@@ -124,6 +125,7 @@ MAX_REASON_CHARS: Final = 1_000
 # --- activity ---------------------------------------------------------------------------------------------------------
 MAX_SCRIPT_BYTES: Final = 1 * MIB
 MAX_SCRIPT_COMMANDS: Final = 1_000
+MAX_VOLUMES: Final = 32
 DEFAULT_PROGRESS_S: Final = 5.0
 MIN_PROGRESS_S: Final = 0.2
 MAX_CAPTURE_BYTES: Final = 8 * MIB  # of one stream of one command, in poll results

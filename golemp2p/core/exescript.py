@@ -190,6 +190,8 @@ def _command(index: int, item: object) -> Command:
 def _deploy(body: _Body, raw: Mapping[str, object]) -> Deploy:
     volumes = body.data.get("volumes")
     paths = tuple(body.mapping("volumes")) if isinstance(volumes, dict) else body.texts("volumes")
+    if len(paths) > limits.MAX_VOLUMES:
+        raise body.fail("volumes", f"has {len(paths)} entries, more than {limits.MAX_VOLUMES}")
     networks = body.data.get("net")
     if networks is not None and not isinstance(networks, list):
         raise body.fail("net", f"is {_name(networks)}, not an array")

@@ -44,9 +44,9 @@ class Child:
     def pid(self) -> int:
         return self._popen.pid
 
-    @property
-    def ended(self) -> bool:
-        return self._exit is not None
+    def has_ended(self) -> bool:
+        """Whether the process has exited, reaped or not."""
+        return self._exit is not None or bool(os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT))
 
     async def wait(self) -> ChildExit:
         """Until the process itself exits, whoever still holds its pipes."""

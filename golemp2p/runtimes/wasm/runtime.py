@@ -96,8 +96,7 @@ class WasmInstance:
         if self._running is not None:
             raise RuntimeFailureError("another command is running in this activity")
         wall_s = self._deployment.limits.wall_s
-        worker, self._spare = self._spare or start_worker(self._deployment.work_dir), None
-        self._running = worker
+        worker = self._running = await self._take_worker()
         outcome: dict[str, Any] | None = None
         try:
             # The nursery ends when the process has ended and its output is delivered; a worker has no children that
@@ -134,6 +133,14 @@ class WasmInstance:
             if worker is not None:
                 await worker.aclose()
         self._spare = None
+
+    async def _take_worker(self) -> Worker:
+        """The idle worker, or a new one where it has died meanwhile (an idle process is what a short host kills)."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.child.has_ended():
+            await spare.aclose()
+            spare = None
+        return spare or start_worker(self._deployment.work_dir)
 
     def _warm_up(self) -> None:
         if self._spare is None and not self._terminated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -47,7 +48,7 @@ class Pair:
 
     async def publish(self, data: bytes, directory: Path) -> tuple[str, Content]:
         """A file of the requestor's, by its URL."""
-        path = directory / f"publish-{len(list(directory.iterdir()))}"
+        path = directory / f"publish-{secrets.token_hex(4)}"
         path.write_bytes(data)
         content = await self.requestor.content.add_file(path)
         return f"gftp://{self.requestor.key.address}/{content.sha3_256}", content
