@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 import pytest
 
 from golemp2p.core.machine import ImpossibleEventError, Machine
-from golemp2p.core.payment import ALLOCATION, DOCUMENT, SLOT, DocumentEvent, DocumentState, SlotEvent, SlotState
+from golemp2p.core.payment import (
+    ALLOCATION,
+    DOCUMENT,
+    SLOT,
+    AllocationState,
+    DocumentEvent,
+    DocumentState,
+    SlotEvent,
+    SlotState,
+)
 
 
-@pytest.mark.parametrize("machine", [ALLOCATION, DOCUMENT, SLOT], ids=lambda m: m.name)
-def test_every_state_of_a_table_is_reached_from_its_first(machine: Machine[Any, Any]) -> None:
+@pytest.mark.parametrize(
+    ("machine", "states"),
+    [(ALLOCATION, AllocationState), (DOCUMENT, DocumentState), (SLOT, SlotState)],
+    ids=["allocation", "document", "slot"],
+)
+def test_every_state_of_a_table_is_reached_from_its_first(machine: Machine[Any, Any], states: type[StrEnum]) -> None:
     reached = {machine.initial}
     for _ in machine.table:
         reached |= {target for (source, _), target in machine.table.items() if source in reached}
-    states: list[object] = list(type(machine.initial))
-    assert set(states) == reached
+    assert reached == set(states)
 
 
 def test_a_paid_or_accepted_document_cannot_be_rejected() -> None:
