@@ -7,7 +7,7 @@ its own calls. The calling half is in rpc_caller.py, the serving half in rpc_ser
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -84,4 +84,4 @@ class Rpc:
             await self._network.ban(peer, limits.PEER_BAN_S)
 
 
-__all__ = ["Awaitable", "Callable", "Method", "Rpc", "SendItem", "StreamMethod"]
+__all__ = ["Method", "Rpc", "SendItem", "StreamMethod"]
