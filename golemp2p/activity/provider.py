@@ -79,6 +79,7 @@ class ProviderActivities:
         self._now = now
         self._live: dict[ActivityId, Supervisor] = {}
         self._ended: dict[ActivityId, Supervisor] = {}
+        self._fetching: dict[str, trio.Lock] = {}
         self._creating = trio.Lock()
         self._listeners: list[EndListener] = []
         self._agent_news = trio.Event()
@@ -190,7 +191,13 @@ class ProviderActivities:
             activity_id,
             agreement,
             self._runtime_of(agreement),
-            Transfers(agreement, self._content, self._data, max_bytes=limits_of(agreement).storage_bytes),
+            Transfers(
+                agreement,
+                self._content,
+                self._data,
+                max_bytes=limits_of(agreement).storage_bytes,
+                fetching=self._fetching,
+            ),
             self._work_root / activity_id,
             now=self._now,
             changed=self._changed,
@@ -344,7 +351,10 @@ class ProviderActivities:
         await self._storage.run(store)
         self._tell_agent()
         for listener in self._listeners:
-            await listener(ActivityEnded(activity_id, agreement_id, reason, usage))
+            try:
+                await listener(ActivityEnded(activity_id, agreement_id, reason, usage))
+            except GolemError:  # its trouble must not keep the activity from ending
+                log.exception("activity_end_listener_failed", activity_id=activity_id)
 
     def _tell_agent(self) -> None:
         self._agent_news.set()

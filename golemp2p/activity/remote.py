@@ -210,7 +210,7 @@ class RemoteActivity:
             for batch in self._batches.values():
                 batch.fail("the requestor's node is shutting down")
             with trio.CancelScope(shield=True):
-                await self._changed(self)
+                await self._store()
             self.over.set()
 
     async def _send_batches(self, nursery: trio.Nursery) -> None:
@@ -272,12 +272,20 @@ class RemoteActivity:
             try:
                 # What a failed destroy could not say is said again until it is heard.
                 method = "destroy" if self._destroying else "state"
+                before = self.state
                 self._heard(await self._call(method, {}, limits.ACTIVITY_HEARTBEAT_S))
-                await self._changed(self)
+                if self.state is not before:
+                    await self._store()
             except NetworkError as exc:
                 self._silence(exc)
             except GolemError as exc:
                 self.finish(f"the provider has no such activity any more: {exc}", told=str(exc))
+
+    async def _store(self) -> None:
+        try:
+            await self._changed(self)
+        except GolemError:  # what is stored is for after a restart; now the mirror in memory counts
+            log.exception("activity_not_stored", activity_id=self.id)
 
     def _silence(self, exc: NetworkError) -> None:
         silent_s = trio.current_time() - self._heard_s

@@ -145,7 +145,10 @@ class Supervisor:
         await self._drop_instance()
         self.ended_at = self._now()
         self._apply(ActivityEvent.END)
-        await self._changed(self)
+        try:
+            await self._changed(self)
+        except GolemError:  # the database is broken; the activity is gone all the same
+            log.exception("activity_end_not_stored", activity_id=self.id)
         self.gone.set()
         log.info("activity_ended", activity_id=self.id, reason=self.reason, usage=self.usage())
 

@@ -53,14 +53,24 @@ def parse_package(text: str) -> Package:
 
 
 class Transfers:
-    """All file movements of one activity. ``max_bytes`` bounds one file."""
+    """All file movements of one activity. ``max_bytes`` bounds one file; ``fetching`` is shared by all activities:
+
+    two of them never fetch one file at a time, the second finds it in the store.
+    """
 
     def __init__(
-        self, agreement: Agreement, content: ContentStorePort, data: DataPort, *, max_bytes: int | None = None
+        self,
+        agreement: Agreement,
+        content: ContentStorePort,
+        data: DataPort,
+        *,
+        max_bytes: int | None = None,
+        fetching: dict[str, trio.Lock] | None = None,
     ) -> None:
         self._agreement = agreement
         self._content = content
         self._data = data
+        self._fetching = {} if fetching is None else fetching
         self._max_bytes = min(max_bytes or limits.MAX_TRANSFER_BYTES, limits.MAX_TRANSFER_BYTES)
 
     async def package(self, on_progress: OnProgress | None = None) -> ContentPort:
@@ -119,17 +129,23 @@ class Transfers:
             os.close(descriptor)
 
     async def _fetch(self, digest: str, on_progress: OnProgress | None) -> ContentPort:
-        found = self._content.lookup("sha3-256", digest)
-        if found is not None:
-            return found
-        return await self._data.fetch(
-            self._agreement.requestor,
-            "sha3-256",
-            digest,
-            max_bytes=self._max_bytes,
-            timeout_s=limits.TRANSFER_TIMEOUT_S,
-            on_progress=on_progress,
-        )
+        lock = self._fetching.setdefault(digest, trio.Lock())
+        try:
+            async with lock:
+                found = self._content.lookup("sha3-256", digest)
+                if found is not None:
+                    return found
+                return await self._data.fetch(
+                    self._agreement.requestor,
+                    "sha3-256",
+                    digest,
+                    max_bytes=self._max_bytes,
+                    timeout_s=limits.TRANSFER_TIMEOUT_S,
+                    on_progress=on_progress,
+                )
+        finally:
+            if not lock.locked():
+                self._fetching.pop(digest, None)
 
     def _digest_of(self, url: str) -> str:
         name = self._slot_of(url)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import trio
 
+from golemp2p import limits
 from golemp2p.activity.provider import ActivityEnded
 from golemp2p.activity.service import ActivityService
 from golemp2p.core.activity import ActivityState
@@ -20,8 +22,9 @@ from tests.integration.runtimes import wats
 
 
 async def test_the_requestor_is_told_that_the_provider_restarted(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(limits, "ACTIVITY_HEARTBEAT_S", 0.3)
     hub, key = MemoryHub(), NodeKey.generate()
     runtimes = {"wasmtime": WasmRuntime(tmp_path / "cache")}
     database, ended = tmp_path / "p.db", []
