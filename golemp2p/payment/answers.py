@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import NoReturn
 
@@ -9,7 +10,7 @@ import structlog
 import trio
 
 from golemp2p.core.agreement import Agreement
-from golemp2p.core.ids import AllocationId
+from golemp2p.core.ids import ActivityId, AllocationId
 from golemp2p.core.money import Amount, format_amount
 from golemp2p.core.payment import (
     DocumentKind,
@@ -98,6 +99,17 @@ class Answers:
     async def _refusal(self, stored: StoredDocument, agreement: Agreement, ledger: Ledger, now: float) -> str:
         document = stored.document
         if document.kind is DocumentKind.DEBIT_NOTE:
-            return refusal_of_debit_note(document, agreement, ledger, now=now)
+            stranger = await self._stranger(agreement, document.activity_ids)
+            return stranger or refusal_of_debit_note(document, agreement, ledger, now=now)
         notes = await self._context.storage.run(lambda c: repo.last_notes(c, document.agreement_id, Side.PAYER))
+        if stranger := await self._stranger(agreement, notes):
+            return stranger
         return refusal_of_invoice(document, agreement, ledger, notes, now=now)
+
+    async def _stranger(self, agreement: Agreement, activities: Iterable[ActivityId]) -> str:
+        """A provider must not bill activities that nobody created. "" when all are known."""
+        known = self._context.knows_activity
+        for activity in activities:
+            if known is not None and not await known(agreement.id, activity):
+                return f"this node created no activity {activity} under the agreement"
+        return ""

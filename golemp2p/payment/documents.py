@@ -66,7 +66,9 @@ class Documents:
         Idempotent by ``document_id``. Raises NotFoundError, UsageError, ConflictError (a total that went down).
         """
         document = await self._draft(agreement_id, DocumentKind.DEBIT_NOTE, (activity_id,), total, due_at, document_id)
-        return await self._issue(replace(document, usage=json.dumps(list(usage), allow_nan=False)))
+        document = replace(document, usage=json.dumps(list(usage)))
+        document.usage_vector  # noqa: B018 - refuses what is not a number
+        return await self._issue(document)
 
     async def agreement_of(self, activity_id: ActivityId) -> AgreementId:
         """From the activity's earlier debit notes. Raises UsageError: then the caller must say."""

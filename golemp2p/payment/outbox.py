@@ -30,7 +30,13 @@ class Outbox:
     def __init__(self, context: Context, rpc: Rpc) -> None:
         self._context = context
         self._rpc = rpc
+        self._back: set[PeerId] = set()
         self._limiter = trio.CapacityLimiter(limits.OUTBOX_PEERS_AT_ONCE)
+
+    def peer_is_back(self, peer: PeerId) -> None:
+        """A connection came up: what waits for this peer is sent now, not at the end of its pause."""
+        self._back.add(peer)
+        self._context.outbox.tell()
 
     async def run(self) -> NoReturn:
         """One look at the queue per change or due retry; idle otherwise."""
@@ -42,7 +48,8 @@ class Outbox:
             for message in waiting:
                 queues[message.peer].append(message)
             now = context.clock()
-            due = [queue for queue in queues.values() if queue[0].next_at <= now]
+            back, self._back = self._back, set()
+            due = [queue for peer, queue in queues.items() if peer in back or queue[0].next_at <= now]
             if due:
                 async with trio.open_nursery() as nursery:
                     for queue in due:

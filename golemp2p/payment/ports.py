@@ -11,7 +11,7 @@ import trio
 from golemp2p import limits
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.eip712 import Domain
-from golemp2p.core.ids import AgreementId, PeerId
+from golemp2p.core.ids import ActivityId, AgreementId, PeerId
 from golemp2p.errors import UsageError
 from golemp2p.identity.keys import Signer
 from golemp2p.payment.drivers.base import ChainDriver
@@ -19,6 +19,7 @@ from golemp2p.storage.engine import Storage
 
 Handler = Callable[[PeerId, Mapping[str, object]], Awaitable[object]]
 Clock = Callable[[], float]  # seconds since the epoch
+KnowsActivity = Callable[[AgreementId, ActivityId], Awaitable[bool]]
 
 
 class Rpc(Protocol):
@@ -69,6 +70,7 @@ class Context:
     agreements: Agreements
     clock: Clock
     settings: PaymentSettings
+    knows_activity: KnowsActivity | None = None
     events: News = field(default_factory=News)  # a document changed
     outbox: News = field(default_factory=News)  # a message waits
     debts: News = field(default_factory=News)  # something is to be paid

@@ -25,7 +25,7 @@ from golemp2p.payment.documents import Documents
 from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.messages import document_of, notice_of, parse
 from golemp2p.payment.outbox import Outbox
-from golemp2p.payment.ports import Agreements, Clock, Context, PaymentSettings, Rpc
+from golemp2p.payment.ports import Agreements, Clock, Context, KnowsActivity, PaymentSettings, Rpc
 from golemp2p.payment.settlement import Checkpoint, PlatformStatus, SettlementEngine
 from golemp2p.storage import payment as repo
 from golemp2p.storage import payment_settlement as settlement_repo
@@ -63,7 +63,10 @@ class Balance:
 
 
 class PaymentService:
-    """``drivers`` by platform name. ``clock`` gives seconds since the epoch."""
+    """``drivers`` by platform name; ``clock`` gives seconds since the epoch.
+
+    ``knows_activity``: whether this node created an activity; without it the node's own acceptance believes the bill.
+    """
 
     def __init__(
         self,
@@ -76,9 +79,12 @@ class PaymentService:
         drivers: Mapping[str, ChainDriver],
         clock: Clock,
         settings: PaymentSettings | None = None,
+        knows_activity: KnowsActivity | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        self._context = Context(storage, signer, domain, drivers, agreements, clock, settings or PaymentSettings())
+        self._context = Context(
+            storage, signer, domain, drivers, agreements, clock, settings or PaymentSettings(), knows_activity
+        )
         self.allocations = Allocations(self._context)
         self.documents = Documents(self._context)
         self.settlement = SettlementEngine(self._context, checkpoint=checkpoint)
@@ -104,6 +110,11 @@ class PaymentService:
             nursery.start_soon(self._claims.run)
             nursery.start_soon(self.settlement.run)
             task_status.started()
+
+    def on_peer(self, peer: PeerId, connected: bool) -> None:
+        """A ``PeerListener`` of the network: a peer that comes back gets its messages at once."""
+        if connected:
+            self._outbox.peer_is_back(peer)
 
     # --- reading --------------------------------------------------------------------------------------------------
 

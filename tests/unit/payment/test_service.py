@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from golemp2p.core.agreement import AgreementState
-from golemp2p.core.ids import AgreementId, AllocationId, DocumentId
+from golemp2p.core.ids import ActivityId, AgreementId, AllocationId, DocumentId
 from golemp2p.core.payment import DocumentKind, DocumentState, Side
 from golemp2p.errors import ConflictError, GoneError, NotFoundError, UsageError
 from golemp2p.payment import PaymentSettings
@@ -420,3 +420,37 @@ async def test_a_foreign_transaction_on_our_nonce_is_noticed_and_the_debt_paid_b
         assert world.tokens(world.provider) == glm("2")
         states = [s.state for s in await world.requestor.storage.run(settlement_repo.find_slots)]
         assert states == ["foreign", "final"]
+
+
+async def test_the_node_does_not_accept_bills_for_activities_that_it_never_created(autojump_clock: object) -> None:
+    async def knows(_agreement: AgreementId, activity: ActivityId) -> bool:
+        return activity != ACTIVITY
+
+    async with open_world(knows_activity=knows) as world:
+        await allocate(world)
+        await trio.sleep(100)
+        invented = await note(world, "0.5", usage=(0.0, 0.0))
+        await trio.sleep(60)
+        waiting = await world.requestor.service.document(NOTE, invented)
+        assert waiting.state is DocumentState.RECEIVED
+        assert waiting.reason == "this node created no activity a1 under the agreement"
+
+
+async def test_a_peer_that_comes_back_gets_its_messages_at_once(autojump_clock: object) -> None:
+    async with open_world() as world:
+        world.requestor.rpc.cut = True
+        stored = await world.provider.service.documents.issue_invoice(AG1, glm("1"))
+        await world.provider.service.documents.send(INVOICE, stored.document.id)
+        await trio.sleep(1_000)
+        world.requestor.rpc.cut = False
+        start = trio.current_time()
+        world.provider.service.on_peer(world.requestor.key.peer_id, True)
+        await arrived(world.requestor, INVOICE, stored.document.id)
+        assert trio.current_time() - start < 1
+
+
+@pytest.mark.parametrize("usage", [float("nan"), float("inf"), 1e300])
+async def test_usage_that_is_no_number_is_refused(usage: float, autojump_clock: object) -> None:
+    async with open_world() as world:
+        with pytest.raises(UsageError, match="not a JSON array of numbers"):
+            await world.provider.service.documents.issue_debit_note(AG1, ACTIVITY, glm("1"), usage=[usage])

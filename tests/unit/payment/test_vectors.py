@@ -57,19 +57,18 @@ def test_a_message_has_the_digest_and_signature_of_the_vector(entry: dict[str, A
     key = KEYS[entry["signer"]]
     digest, signature = bytes.fromhex(entry["digest"]), bytes.fromhex(entry["signature"])
     body = msgpack.unpackb(bytes.fromhex(entry["msgpack"]))
-    if entry["struct"] == "Acceptance":
-        document = document_of(
-            parse(wire.DebitNoteMessage, msgpack.unpackb(bytes.fromhex(vector("debit note")["msgpack"])))
-        )
-        message: wire.Message = parse(wire.AcceptanceMessage, body)
-        assert Acceptance(document, body["accepted_at"]).digest(DOMAIN) == digest
-    else:
-        message = parse(MODELS[entry["struct"]], body)
-        if isinstance(message, wire.PaymentNoticeMessage):
-            notice = notice_of(message)
-            assert notice.digest(DOMAIN) == digest
-            assert notice_message(notice, signature) == message
-        else:
+    message: wire.Message
+    match entry["struct"]:
+        case "Acceptance":
+            note = parse(wire.DebitNoteMessage, msgpack.unpackb(bytes.fromhex(vector("debit note")["msgpack"])))
+            message = parse(wire.AcceptanceMessage, body)
+            assert Acceptance(document_of(note), message.accepted_at).digest(DOMAIN) == digest
+        case "PaymentNotice":
+            message = parse(wire.PaymentNoticeMessage, body)
+            assert notice_of(message).digest(DOMAIN) == digest
+            assert notice_message(notice_of(message), signature) == message
+        case struct:
+            message = parse(wire.DebitNoteMessage if struct == "DebitNote" else wire.InvoiceMessage, body)
             assert isinstance(message, wire.DebitNoteMessage | wire.InvoiceMessage)
             assert document_of(message).digest(DOMAIN) == digest
             assert document_message(document_of(message), signature) == message

@@ -19,7 +19,7 @@ from golemp2p.identity.keys import NodeKey
 from golemp2p.payment import PaymentNetwork, PaymentService, PaymentSettings
 from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.drivers.fake import FakeChain, FakeDriver
-from golemp2p.payment.ports import Clock, Handler
+from golemp2p.payment.ports import Clock, Handler, KnowsActivity
 from golemp2p.payment.settlement import Checkpoint
 from golemp2p.storage.engine import Storage, open_storage
 
@@ -149,6 +149,7 @@ def make_service(
     settings: PaymentSettings | None = None,
     checkpoint: Checkpoint | None = None,
     clock: Clock = clock,
+    knows_activity: KnowsActivity | None = None,
 ) -> PaymentService:
     return PaymentService(
         storage=storage,
@@ -159,6 +160,7 @@ def make_service(
         drivers={driver.network.platform: driver},
         clock=clock,
         settings=settings,
+        knows_activity=knows_activity,
         checkpoint=checkpoint,
     )
 
@@ -170,6 +172,7 @@ async def open_world(
     network: PaymentNetwork = NETWORK,
     balance: str = "100",
     settings: PaymentSettings | None = None,
+    knows_activity: KnowsActivity | None = None,
 ) -> AsyncIterator[World]:
     """Both nodes run. The requestor has ``balance`` GLM; agreement "ag1" is approved."""
     chain = chain or FakeChain()
@@ -180,7 +183,9 @@ async def open_world(
             key = NodeKey.generate()
             wires[key.peer_id] = rpc = FakeRpc(key.peer_id, wires)
             agreements, driver = FakeAgreements({}), FakeDriver(chain, network)
-            service = make_service(key, rpc, agreements, storage, driver, settings=settings)
+            service = make_service(
+                key, rpc, agreements, storage, driver, settings=settings, knows_activity=knows_activity
+            )
             nodes.append(Node(key, rpc, agreements, storage, service, driver))
             await nursery.start(service.run)
         world = World(chain, *nodes)
