@@ -59,6 +59,11 @@ class EventLog:
         return self._first + len(self._events)
 
     @property
+    def readers(self) -> int:
+        """How many hold the head now."""
+        return len(self._readers)
+
+    @property
     def size_bytes(self) -> int:
         return self._bytes
 

@@ -54,7 +54,7 @@ class Report(Message):
     activity_id: Id32
     state: Literal["New", "Initialized", "Deployed", "Ready", "Terminated"]
     reason: Words | None = None
-    usage: Annotated[list[float], Field(max_length=64)] = []
+    usage: Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(max_length=64)] = []
 
 
 class ProgressBody(Message):
