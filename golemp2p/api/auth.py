@@ -109,7 +109,7 @@ def _token(authorization: str, scope: Scope) -> str:
     if scheme.lower() == "bearer":
         return value.strip()
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-    return query.get("authToken", [""])[0]
+    return str(query.get("authToken", [""])[0])
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, message: str) -> None:

@@ -12,8 +12,12 @@ T = TypeVar("T")
 
 
 async def poll(request: Request, fetch: Callable[[], Awaitable[T]]) -> T:
-    """Run ``fetch``; cancel it when the client disconnects. The body must have been read before."""
+    """Run ``fetch``; cancel it when the client disconnects. The body must have been read before.
+
+    Raises what ``fetch`` raises, as it is, and ClientDisconnect.
+    """
     result: list[T] = []
+    failure: Exception | None = None
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -22,8 +26,13 @@ async def poll(request: Request, fetch: Callable[[], Awaitable[T]]) -> T:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
-        result.append(await fetch())
+        try:
+            result.append(await fetch())
+        except Exception as exc:  # noqa: BLE001 - raised again below, outside the nursery, which would wrap it
+            failure = exc
         nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
     if not result:
         raise ClientDisconnect
     return result[0]

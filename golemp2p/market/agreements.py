@@ -254,20 +254,16 @@ class Agreements:
             raise GoneError(f"agreement {agreement_id} cannot be rejected now")
         await self._end(agreement_id, AgreementEvent.REJECT, reason, tell=True)
 
-    async def require_approved(self, agreement_id: AgreementId, peer: PeerId) -> Agreement:
-        """The agreement that entitles ``peer`` (its requestor) to activities.
+    async def usable(self, agreement_id: AgreementId) -> Agreement:
+        """The agreement, for who is about to act on it (payments, activities). Raises NotFoundError.
 
         A requestor that uses an agreement which we signed has our approval, even if its acknowledgement was lost.
-        Raises NotFoundError, UsageError.
         """
         agreement = await self.get(agreement_id)
-        if agreement.requestor != peer:
-            raise NotFoundError(f"agreement {agreement_id} is unknown")
-        if agreement.state is _S.PENDING and agreement.provider_signature:
-            await self._approved(agreement_id)
+        if agreement.state is _S.PENDING and agreement.role is Role.PROVIDER and agreement.provider_signature:
+            with contextlib.suppress(GoneError):
+                await self._approved(agreement_id)
             agreement = await self.get(agreement_id)
-        if agreement.state is not _S.APPROVED:
-            raise UsageError(f"agreement {agreement_id} is {agreement.state.value}, not Approved")
         return agreement
 
     # --- either ---

@@ -1,0 +1,264 @@
+"""golemp2p's own calls (/golemp2p/v1), identity, version, health and metrics."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Query
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.responses import JSONResponse, Response
+
+from golemp2p import __version__
+from golemp2p.activity.service import ActivityService
+from golemp2p.api.auth import AppKey, AppKeys, Caller, current_caller
+from golemp2p.api.market import agreement_of, offer_of
+from golemp2p.config import Settings
+from golemp2p.core.constraints import Terms, Ternary, evaluate, explain, match, parse
+from golemp2p.core.ids import AgreementId
+from golemp2p.core.properties import flatten
+from golemp2p.core.records import MarketRecord, RecordKind
+from golemp2p.errors import NotFoundError, UsageError
+from golemp2p.identity import Signer
+from golemp2p.market.service import MarketService
+from golemp2p.net.port import Network
+from golemp2p.payment.service import PaymentService
+from golemp2p.runtimes.base import Runtime
+from golemp2p.storage import Storage
+from golemp2p.storage import app_keys as rows
+from golemp2p.wire.rest import node as rest
+
+Me = Annotated[Caller, Depends(current_caller)]
+
+# golem-js refuses to talk to a yagna older than 0.15.2; this is the version whose API we serve.
+YAGNA_VERSION: Final = "0.17.3"
+MAX_OFFERS_SHOWN: Final = 1_000
+
+
+@dataclass(frozen=True)
+class NodeContext:
+    settings: Settings
+    signer: Signer
+    network: Network
+    market: MarketService
+    activity: ActivityService
+    payment: PaymentService
+    storage: Storage
+    keys: AppKeys
+    runtimes: Mapping[str, Runtime]
+    rest_url: str
+    started_at: float
+
+
+def new_secret() -> str:
+    return secrets.token_hex(16)
+
+
+def make_router(node: NodeContext) -> APIRouter:
+    router = APIRouter(tags=["node"])
+    _open_routes(router, node)
+    _own_routes(router, node)
+    _key_routes(router, node)
+    return router
+
+
+def _open_routes(router: APIRouter, node: NodeContext) -> None:
+    registry = CollectorRegistry()
+    registry.register(_Gauges(node))
+
+    @router.get("/me")
+    async def me(caller: Me) -> Response:
+        return JSONResponse({"identity": caller.address, "name": caller.key_name, "role": "manager"})
+
+    @router.get("/version/get")
+    async def version() -> Response:
+        stamp = "2026-11-22T00:00:00Z"
+        current = {
+            "version": YAGNA_VERSION,
+            "name": f"golemp2p {__version__}",
+            "seen": True,
+            "releaseTs": stamp,
+            "insertionTs": stamp,
+            "updateTs": stamp,
+        }
+        return JSONResponse({"current": current, "pending": None})
+
+    @router.get("/healthz")
+    async def health() -> Response:
+        return JSONResponse({"status": "ok", "peers": node.network.statistics().connections})
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+
+def _own_routes(router: APIRouter, node: NodeContext) -> None:
+    @router.get("/golemp2p/v1/status")
+    async def status(_caller: Me) -> Response:
+        now = time.time()
+        book = node.market.book
+        body = rest.Status(
+            version=__version__,
+            peer_id=node.signer.peer_id,
+            address=node.signer.address,
+            addresses=list(node.network.addresses()),
+            rest_url=node.rest_url,
+            network=node.settings.net.network,
+            subnet=node.settings.net.subnet,
+            uptime_s=round(now - node.started_at, 3),
+            peers=node.network.statistics().connections,
+            offers=sum(1 for _ in book.live(RecordKind.OFFER, now)),
+            demands=sum(1 for _ in book.live(RecordKind.DEMAND, now)),
+            own_offers=len(node.market.subscriptions.all(RecordKind.OFFER)),
+            own_demands=len(node.market.subscriptions.all(RecordKind.DEMAND)),
+            activities=len(await node.activity.records(live_only=True)),
+            payment_platforms=[account.platform for account in node.payment.accounts()],
+        )
+        return JSONResponse(body.to_json())
+
+    @router.get("/golemp2p/v1/peers")
+    async def peers(_caller: Me) -> Response:
+        found = [
+            rest.Peer(
+                peer_id=p.peer,
+                addresses=list(p.addresses),
+                connected=p.connected,
+                direction=p.direction,
+                round_trip_ms=None if p.round_trip_s is None else round(p.round_trip_s * 1000, 2),
+            )
+            for p in node.network.peers()
+        ]
+        return JSONResponse([p.to_json() for p in found])
+
+    @router.get("/golemp2p/v1/runtimes")
+    async def runtimes(_caller: Me) -> Response:
+        """What this node can run, with the offer properties that describe it."""
+        found = [
+            rest.RuntimeInfo(name=r.name, version=r.version, properties=dict(r.offer_properties()))
+            for r in node.runtimes.values()
+        ]
+        return JSONResponse([r.to_json() for r in found])
+
+    @router.get("/golemp2p/v1/offers")
+    async def offers(
+        _caller: Me,
+        constraints: str = "()",
+        subnet: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_OFFERS_SHOWN)] = 100,
+    ) -> Response:
+        """Live offers whose properties meet ``constraints``."""
+        wanted = parse(constraints)
+        live = node.market.book.live(RecordKind.OFFER, time.time(), subnet=subnet)
+        found = [o for o in live if evaluate(wanted, o.properties) is Ternary.TRUE]
+        return JSONResponse([offer_of(o).to_json() for o in found[:limit]])
+
+    @router.post("/golemp2p/v1/explain")
+    async def explain_demand(body: rest.DemandTerms, _caller: Me) -> Response:
+        """For each live offer: whether it matches this demand, and the clauses that keep it from it."""
+        demand = Terms(flatten(body.properties), body.constraints)
+        subnet = str(demand.properties.get("golem.node.debug.subnet", node.settings.net.subnet))
+        found = [_explain(demand, o) for o in node.market.book.live(RecordKind.OFFER, time.time(), subnet=subnet)]
+        return JSONResponse([line.to_json() for line in found])
+
+    @router.get("/golemp2p/v1/agreements/{agreement}")
+    async def agreement(agreement: str, _caller: Me) -> Response:
+        """The agreement with what one needs to check both signatures offline."""
+        found = await node.market.agreements.get(AgreementId(agreement))
+        checks = node.market.agreements.verify(found)
+        body = {
+            "agreement": agreement_of(found).to_json(),
+            "role": found.role.value,
+            "requestor": found.requestor,
+            "provider": found.provider,
+            "content": found.content.decode(),
+            "createdAtMs": round(found.created_at * 1000),
+            "validToMs": round(found.valid_to * 1000),
+            "network": node.settings.net.network,
+            "chainId": node.settings.payment.networks[0].chain_id if node.settings.payment.networks else 0,
+            "requestorSignature": found.requestor_signature.hex(),
+            "providerSignature": found.provider_signature.hex(),
+            "verified": checks,
+            "endReason": None if found.end_reason is None else dict(found.end_reason),
+        }
+        return JSONResponse(body)
+
+
+def _explain(demand: Terms, offer: MarketRecord) -> rest.OfferVerdict:
+    theirs = explain(parse(demand.constraints), offer.properties)
+    ours = explain(parse(offer.constraints), demand.properties)
+    return rest.OfferVerdict(
+        offer_id=offer.id,
+        provider_id=offer.address,
+        provider_name=str(offer.properties.get("golem.node.id.name", "")),
+        result=match(demand, offer.terms).value,
+        demand_clauses=list(theirs.clauses),
+        offer_clauses=list(ours.clauses),
+        unresolved=[*theirs.unresolved, *ours.unresolved],
+    )
+
+
+def _key_routes(router: APIRouter, node: NodeContext) -> None:
+    @router.get("/golemp2p/v1/app-keys")
+    async def all_keys(_caller: Me) -> Response:
+        return JSONResponse(
+            [
+                {
+                    "name": k.name,
+                    "key": k.key,
+                    "id": node.signer.address,
+                    "role": "manager",
+                    "origins": [*k.cors_origins],
+                }
+                for k in node.keys.all()
+            ]
+        )
+
+    @router.post("/golemp2p/v1/app-keys", status_code=201)
+    async def create_key(body: rest.NewAppKey, _caller: Me) -> Response:
+        if any(k.name == body.name for k in node.keys.all()):
+            raise UsageError(
+                f"there is an app-key {body.name!r} already", hint="choose another name, or remove it first"
+            )
+        key = AppKey(body.name, new_secret(), tuple(body.origins))
+        await node.storage.run(lambda c: rows.put_app_key(c, key.name, key.key, key.cors_origins, time.time()))
+        node.keys.put(key)
+        return JSONResponse({"name": key.name, "key": key.key}, status_code=201)
+
+    @router.delete("/golemp2p/v1/app-keys/{name}", status_code=204)
+    async def remove_key(name: str, _caller: Me) -> Response:
+        if not node.keys.remove(name):
+            raise NotFoundError(f"there is no app-key {name!r}")
+        await node.storage.run(lambda c: rows.remove_app_key(c, name))
+        return Response(status_code=204)
+
+
+class _Gauges(Collector):
+    """Read when scraped; present at zero."""
+
+    def __init__(self, node: NodeContext) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        node, now = self._node, time.time()
+        net, database = node.network.statistics(), node.storage.statistics()
+        values: dict[str, tuple[str, float]] = {
+            "net_connections": ("open libp2p connections", net.connections),
+            "net_streams_opened": ("streams that we opened", net.streams_opened),
+            "net_streams_accepted": ("streams that peers opened", net.streams_accepted),
+            "net_gossip_published": ("gossip messages published", net.gossip_published),
+            "net_gossip_received": ("gossip messages received", net.gossip_received),
+            "net_gossip_dropped": ("gossip messages dropped or refused", net.gossip_dropped),
+            "market_records": ("market records known", len(node.market.book)),
+            "market_offers": ("live offers known", sum(1 for _ in node.market.book.live(RecordKind.OFFER, now))),
+            "storage_jobs": ("database jobs done", database.jobs),
+            "storage_commits": ("database commits", database.commits),
+            "storage_waiting": ("database jobs that wait", database.waiting),
+            "uptime_seconds": ("seconds since the node started", now - node.started_at),
+        }
+        for name, (what, value) in values.items():
+            yield GaugeMetricFamily(f"golemp2p_{name}", what, value=value)

@@ -1,0 +1,25 @@
+"""The app on a socket: Hypercorn's trio worker."""
+
+from __future__ import annotations
+
+import socket
+
+import trio
+from fastapi import FastAPI
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from golemp2p import limits
+
+
+async def serve_rest(
+    app: FastAPI, listener: socket.socket, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Until cancelled. ``listener`` is bound and listening; it stays the caller's to close."""
+    config = Config()
+    config.bind = [f"fd://{listener.fileno()}"]
+    config.graceful_timeout = limits.REST_SHUTDOWN_GRACE_S
+    config.keep_alive_timeout = limits.REST_KEEP_ALIVE_S
+    config.accesslog = None
+    config.errorlog = None
+    await serve(app, config, shutdown_trigger=trio.sleep_forever, task_status=task_status)  # type: ignore[arg-type] # FastAPI is an ASGI app; hypercorn's alias is narrower

@@ -1,0 +1,90 @@
+"""`golemp2p status`, `peers`, `offers`: what the running node knows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from golemp2p.cli.common import ApiUrl, AppKeyOption, AsJson, DataDir, echo_json, facts, table, with_client
+
+
+def add_to(app: typer.Typer) -> None:
+    @app.command(epilog="Example: golemp2p status --json")
+    def status(
+        data_dir: DataDir = None, api_url: ApiUrl = None, app_key: AppKeyOption = None, as_json: AsJson = False
+    ) -> None:
+        """Who the node is, what it sees, what it does."""
+        found = with_client(data_dir, api_url, app_key, lambda c: c.node.status())
+        if as_json:
+            echo_json(found.to_json())
+            return
+        facts(
+            [
+                ("peer id", found.peer_id),
+                ("address", found.address),
+                *(("listening", address) for address in found.addresses),
+                ("rest", found.rest_url),
+                ("network", f"{found.network} / {found.subnet}"),
+                ("up", f"{found.uptime_s:.0f} s"),
+                ("peers", found.peers),
+                ("offers", f"{found.offers} known, {found.own_offers} own"),
+                ("demands", f"{found.demands} known, {found.own_demands} own"),
+                ("activities", found.activities),
+                ("payment", ", ".join(found.payment_platforms) or "no payment network configured"),
+            ]
+        )
+
+    @app.command(epilog="Example: golemp2p peers --json")
+    def peers(
+        data_dir: DataDir = None, api_url: ApiUrl = None, app_key: AppKeyOption = None, as_json: AsJson = False
+    ) -> None:
+        """The peers that the node is connected to or knows."""
+        found = with_client(data_dir, api_url, app_key, lambda c: c.node.peers())
+        if as_json:
+            echo_json([p.to_json() for p in found])
+            return
+        rows = [
+            (
+                p.peer_id,
+                ("connected " + p.direction) if p.connected else "known",
+                "" if p.round_trip_ms is None else f"{p.round_trip_ms} ms",
+                " ".join(p.addresses),
+            )
+            for p in found
+        ]
+        table(("peer", "state", "ping", "addresses"), rows)
+
+    @app.command(epilog="Example: golemp2p offers '(golem.runtime.name=wasmtime)' --limit 20")
+    def offers(
+        constraint: Annotated[str, typer.Argument(help="Show offers that meet it.")] = "()",
+        data_dir: DataDir = None,
+        api_url: ApiUrl = None,
+        app_key: AppKeyOption = None,
+        limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 100,
+        as_json: AsJson = False,
+    ) -> None:
+        """Live offers that the node knows."""
+        found = with_client(data_dir, api_url, app_key, lambda c: c.node.offers(constraint, limit=limit))
+        if as_json:
+            echo_json([o.to_json() for o in found])
+            return
+        rows = []
+        for offer in found:
+            p = offer.properties
+            coeffs = p.get("golem.com.pricing.model.linear.coeffs")
+            prices = [f"{float(c) * 3600:.4g}" for c in coeffs] if isinstance(coeffs, list) else []
+            start = f"{float(coeffs[-1]):.4g}" if isinstance(coeffs, list) and coeffs else ""
+            rows.append(
+                (
+                    p.get("golem.node.id.name", ""),
+                    offer.provider_id,
+                    p.get("golem.runtime.name", ""),
+                    p.get("golem.inf.cpu.threads", ""),
+                    p.get("golem.inf.mem.gib", ""),
+                    " / ".join(prices[:-1]),
+                    start,
+                    offer.offer_id[:8],
+                )
+            )
+        table(("name", "provider", "runtime", "threads", "mem GiB", "GLM/h wall / cpu", "start", "offer"), rows)

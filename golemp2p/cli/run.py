@@ -1,0 +1,125 @@
+"""`golemp2p run`: the node, with the provider agent beside it on demand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from golemp2p.cli.common import AsJson, DataDir, echo, echo_json, facts, locations_of, run_async
+from golemp2p.cli.init import PasswordFile, read_password
+
+if TYPE_CHECKING:
+    from golemp2p.config import Settings
+    from golemp2p.identity import NodeKey
+    from golemp2p.locations import Locations
+    from golemp2p.provider import ProviderTerms
+
+
+def add_to(app: typer.Typer) -> None:
+    @app.command(epilog="Example: golemp2p run --provider --listen /ip4/0.0.0.0/tcp/11155 --subnet public")
+    def run(
+        data_dir: DataDir = None,
+        password_file: PasswordFile = None,
+        provider: Annotated[
+            bool, typer.Option("--provider", help="Sell this machine: run the provider agent too.")
+        ] = False,
+        listen: Annotated[
+            list[str] | None, typer.Option("--listen", help="Multiaddr to listen on; repeatable.")
+        ] = None,
+        bootstrap: Annotated[
+            list[str] | None, typer.Option("--bootstrap", help="Multiaddr of a node that is up; repeatable.")
+        ] = None,
+        network: Annotated[str | None, typer.Option("--network", help="Name of the p2p network.")] = None,
+        subnet: Annotated[str | None, typer.Option("--subnet", help="Market subnet.")] = None,
+        rest: Annotated[str | None, typer.Option("--rest", help="HOST:PORT of the REST API.")] = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Run the node until Ctrl-C. Prints who it is and where it listens once it is ready."""
+        from golemp2p.config import load_settings
+
+        where = locations_of(data_dir)
+        net = {"listen": listen, "bootstrap": bootstrap, "network": network, "subnet": subnet}
+        overrides: dict[str, dict[str, Any]] = {
+            "net": {name: value for name, value in net.items() if value},
+            "rest": {"listen": rest} if rest else {},
+        }
+        settings = load_settings(where.config, overrides)
+        password = read_password(password_file, where)
+        run_async(lambda: _serve(settings, where, password, provider=provider, as_json=as_json))
+
+
+async def _serve(settings: Settings, where: Locations, password: str, *, provider: bool, as_json: bool) -> None:
+    import signal
+
+    import trio
+
+    from golemp2p import log
+    from golemp2p.identity import unlock_keystore
+
+    log.configure(settings.log.level, settings.log.format)
+    keys: list[NodeKey] = []
+
+    async def unlock() -> None:
+        keys.append(await trio.to_thread.run_sync(unlock_keystore, where.keystore, password))
+
+    async with trio.open_nursery() as nursery:
+        # The key derivation takes a second of one core; importing the node takes one of the other.
+        nursery.start_soon(unlock)
+        await trio.lowlevel.checkpoint()
+        from golemp2p import node as node_module
+
+        await trio.to_thread.run_sync(_import_network)
+
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            async with node_module.open_node(settings, where, keys[0]) as node:
+                _announce(node_module.facts_of(node), as_json=as_json)
+                if provider:
+                    nursery.start_soon(_provide, node)
+                await trio.sleep_forever()
+
+
+def _import_network() -> None:
+    import golemp2p.net.libp2p.host  # noqa: F401 - only to have it loaded
+
+
+async def _provide(node: Any) -> None:
+    """The provider agent speaks REST like any other agent, over an in-process transport."""
+    import httpx
+
+    from golemp2p.client import connect
+    from golemp2p.provider import run_provider
+
+    transport = httpx.ASGITransport(app=node.app)
+    async with connect(node.rest_url, node.app_key, transport=transport) as client:
+        await run_provider(client, terms_of(node.settings), subnet=node.settings.net.subnet)
+
+
+def terms_of(settings: Settings) -> ProviderTerms:
+    """The provider section as the agent takes it."""
+    from golemp2p.provider import ProviderTerms
+
+    return ProviderTerms(**settings.provider.model_dump(exclude={"runtimes"}))
+
+
+def _announce(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        echo_json(found)
+        return
+    facts(
+        [
+            ("peer id", found["peer_id"]),
+            ("address", found["address"]),
+            *(("listening", address) for address in found["addresses"]),
+            ("rest", found["rest_url"]),
+            ("network", f"{found['network']} / {found['subnet']}"),
+        ]
+    )
+    echo("ready")

@@ -1,0 +1,307 @@
+"""The composition root: builds the services of one node, wires them, runs them in one nursery.
+
+The only module that knows them all. ``async with open_node(...) as node`` is a running node; leaving it withdraws
+the node's offers and demands and closes everything in order.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+import trio
+from fastapi import FastAPI
+
+from golemp2p import __version__
+from golemp2p.activity.service import ActivityService
+from golemp2p.api import activity as activity_api
+from golemp2p.api import files as files_api
+from golemp2p.api import market as market_api
+from golemp2p.api import node as node_api
+from golemp2p.api import payment as payment_api
+from golemp2p.api.app import make_app
+from golemp2p.api.auth import AppKey, AppKeys
+from golemp2p.api.server import serve_rest
+from golemp2p.config import Settings
+from golemp2p.core.agreement import Agreement, AgreementState
+from golemp2p.core.eip712 import Domain
+from golemp2p.core.ids import Address, AgreementId
+from golemp2p.errors import PolicyError, UsageError
+from golemp2p.identity import NodeKey
+from golemp2p.locations import Locations
+from golemp2p.market.service import MarketService
+from golemp2p.net.config import NetConfig
+from golemp2p.net.data import DataService
+from golemp2p.net.libp2p import open_libp2p_network
+from golemp2p.net.port import Network
+from golemp2p.net.rpc import Rpc
+from golemp2p.payment.drivers.base import ChainDriver
+from golemp2p.payment.drivers.erc20 import Erc20Driver
+from golemp2p.payment.networks import PaymentNetwork
+from golemp2p.payment.ports import PaymentSettings
+from golemp2p.payment.service import PaymentService
+from golemp2p.runtimes.base import Runtime
+from golemp2p.storage import Storage, open_storage
+from golemp2p.storage import app_keys as app_key_rows
+from golemp2p.storage.content import ContentStore
+
+log = structlog.get_logger("golemp2p.node")
+
+AUTO_KEY_ENV: Final = ("GOLEMP2P_APPKEY", "YAGNA_AUTOCONF_APPKEY")
+CLI_KEY_NAME: Final = "cli"
+WITHDRAW_TIMEOUT_S: Final = 2.0
+ENDED: Final = frozenset({AgreementState.TERMINATED, AgreementState.CANCELLED, AgreementState.EXPIRED})
+
+
+@dataclass(frozen=True)
+class Node:
+    """A running node."""
+
+    settings: Settings
+    key: NodeKey
+    network: Network
+    market: MarketService
+    activity: ActivityService
+    payment: PaymentService
+    storage: Storage
+    app: FastAPI
+    keys: AppKeys
+    rest_url: str
+    app_key: str  # of the commands on this machine and of the provider agent beside the node
+
+
+class _AgreementLookup:
+    def __init__(self, market: MarketService) -> None:
+        self._market = market
+
+    async def agreement(self, agreement_id: AgreementId) -> Agreement:
+        return await self._market.agreements.usable(agreement_id)
+
+
+def payment_networks(settings: Settings) -> list[PaymentNetwork]:
+    return [
+        PaymentNetwork(
+            name=chain.name,
+            chain_id=chain.chain_id,
+            token=Address(chain.token.lower()),
+            symbol=chain.symbol,
+            rpc_url=chain.rpc_url,
+            confirmations=chain.confirmations,
+        )
+        for chain in settings.payment.networks
+    ]
+
+
+def domain_of(settings: Settings) -> Domain:
+    """What this node's signatures are valid for: the network, and the chain that it settles on (0: none)."""
+    chains = settings.payment.networks
+    return Domain(settings.net.network, chains[0].chain_id if chains else 0)
+
+
+def make_runtimes(settings: Settings, locations: Locations) -> Mapping[str, Runtime]:
+    """The runtimes that the provider section names. Raises UsageError for an unknown one."""
+    runtimes: dict[str, Runtime] = {}
+    for name in settings.provider.runtimes:
+        if name != "wasmtime":
+            raise UsageError(f"there is no runtime {name!r}", hint="provider.runtimes may name: wasmtime")
+        from golemp2p.runtimes.wasm.runtime import WasmRuntime
+
+        runtimes[name] = WasmRuntime(locations.modules)
+    return runtimes
+
+
+@contextmanager
+def _only_one(locations: Locations) -> Iterator[None]:
+    """Two nodes on one data directory would corrupt it and sign against each other."""
+    locations.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with locations.lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PolicyError(
+                f"another node is running on {locations.data}", hint="stop it, or give --data-dir another directory"
+            ) from None
+        yield
+
+
+async def _load_keys(storage: Storage, locations: Locations) -> tuple[AppKeys, str]:
+    """The stored app-keys, one from the environment if given, and the one of the local commands."""
+    stored = await storage.run(app_key_rows.list_app_keys)
+    keys = AppKeys([AppKey(*row) for row in stored])
+    for variable in AUTO_KEY_ENV:
+        if secret := os.environ.get(variable):
+            if len(secret) < 8:
+                raise UsageError(f"{variable} is shorter than 8 characters")
+            keys.put(AppKey(variable.lower(), secret))
+    cli = next((key.key for key in keys.all() if key.name == CLI_KEY_NAME), None)
+    if cli is None:
+        cli = node_api.new_secret()
+        await storage.run(lambda c: app_key_rows.put_app_key(c, CLI_KEY_NAME, cli, (), time.time()))
+        keys.put(AppKey(CLI_KEY_NAME, cli))
+    _write_private(locations, "app_key", cli)
+    return keys, cli
+
+
+def _write_private(locations: Locations, name: str, text: str) -> None:
+    path = getattr(locations, name)
+    part = path.with_name(path.name + ".part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    part.rename(path)
+
+
+def bind_rest(listen: str) -> socket.socket:
+    """The REST socket; port 0 is any free one. Raises UsageError."""
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host.strip("[]"), int(port)))
+        bound.listen(512)
+    except (OSError, ValueError) as exc:
+        bound.close()
+        raise UsageError(f"cannot listen on {listen}: {exc}", hint="choose another with --rest HOST:PORT") from exc
+    return bound
+
+
+@asynccontextmanager
+async def open_node(
+    settings: Settings, locations: Locations, key: NodeKey, *, network: Network | None = None
+) -> AsyncIterator[Node]:
+    """Start a node; ready when entered. ``network``: another adapter than libp2p (tests, simulation)."""
+    with _only_one(locations), bind_rest(settings.rest.listen) as rest_socket:
+        async with open_storage(locations.database) as storage:
+            if network is not None:
+                async with _run_services(settings, locations, key, storage, network, rest_socket) as node:
+                    yield node
+            else:
+                config = NetConfig(
+                    listen=tuple(settings.net.listen),
+                    bootstrap=tuple(settings.net.bootstrap),
+                    announce=tuple(settings.net.announce),
+                    network=settings.net.network,
+                    subnet=settings.net.subnet,
+                    dht=settings.net.dht,
+                )
+                async with (
+                    open_libp2p_network(key, config) as libp2p,
+                    _run_services(settings, locations, key, storage, libp2p, rest_socket) as node,
+                ):
+                    yield node
+
+
+@asynccontextmanager
+async def _run_services(
+    settings: Settings,
+    locations: Locations,
+    key: NodeKey,
+    storage: Storage,
+    network: Network,
+    rest_socket: socket.socket,
+) -> AsyncIterator[Node]:
+    domain = domain_of(settings)
+    keys, app_key = await _load_keys(storage, locations)
+    rpc = Rpc(network)
+    content = ContentStore(locations.content)
+    data = DataService(network, content)
+    market = MarketService(storage=storage, signer=key, domain=domain, network=network, rpc=rpc, clock=time.time)
+    runtimes = make_runtimes(settings, locations)
+    activity = ActivityService(
+        storage=storage,
+        rpc=rpc,
+        data=data,
+        content=content,
+        agreement=market.agreements.usable,
+        runtimes=runtimes,
+        work_root=locations.work,
+    )
+    drivers: dict[str, ChainDriver] = {n.platform: Erc20Driver(n) for n in payment_networks(settings)}
+    payment = PaymentService(
+        storage=storage,
+        rpc=rpc,
+        agreements=_AgreementLookup(market),
+        signer=key,
+        domain=domain,
+        drivers=drivers,
+        clock=time.time,
+        settings=PaymentSettings(auto_accept_after_s=settings.payment.auto_accept_after_s or None),
+    )
+    rest_url = "http://{}:{}".format(*rest_socket.getsockname()[:2])
+    context = node_api.NodeContext(
+        settings=settings,
+        signer=key,
+        network=network,
+        market=market,
+        activity=activity,
+        payment=payment,
+        storage=storage,
+        keys=keys,
+        runtimes=runtimes,
+        rest_url=rest_url,
+        started_at=time.time(),
+    )
+    app = make_app(
+        [
+            node_api.make_router(context),
+            market_api.make_router(market),
+            activity_api.make_router(activity),
+            files_api.make_router(content),
+            payment_api.make_router(payment),
+        ],
+        keys=keys,
+        address=key.address,
+        allowed_hosts=frozenset(settings.rest.allowed_hosts),
+    )
+    node = Node(settings, key, network, market, activity, payment, storage, app, keys, rest_url, app_key)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rpc.run)
+        data.serve()
+        _end_activities_with_their_agreement(nursery, market, activity)
+        await nursery.start(market.run, settings.net.subnet)
+        await nursery.start(activity.run)
+        await nursery.start(payment.run)
+        await nursery.start(serve_rest, app, rest_socket)
+        facts = facts_of(node)
+        _write_private(locations, "running", json.dumps(facts))
+        log.info("node_ready", **{name: facts[name] for name in ("peer_id", "address", "rest_url")})
+        try:
+            yield node
+        finally:
+            with trio.move_on_after(WITHDRAW_TIMEOUT_S, shield=True):
+                await market.subscriptions.withdraw_all()
+                await trio.sleep(0.1)  # let the withdrawals leave before the sockets close
+            locations.running.unlink(missing_ok=True)
+            nursery.cancel_scope.cancel()
+
+
+def _end_activities_with_their_agreement(
+    nursery: trio.Nursery, market: MarketService, activity: ActivityService
+) -> None:
+    def changed(agreement: Agreement) -> None:
+        if agreement.state in ENDED:
+            nursery.start_soon(activity.on_agreement_ended, agreement.id)
+
+    market.agreements.add_listener(changed)
+
+
+def facts_of(node: Node) -> dict[str, Any]:
+    """What `golemp2p run` prints and what the other commands find the node by."""
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "peer_id": node.key.peer_id,
+        "address": node.key.address,
+        "addresses": list(node.network.addresses()),
+        "rest_url": node.rest_url,
+        "network": node.settings.net.network,
+        "subnet": node.settings.net.subnet,
+    }

@@ -1,0 +1,69 @@
+"""Which demands we serve, and on what terms. Pure: the demand, our offer, now -> an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from golemp2p.core.properties import Properties, PropertyValue
+from golemp2p.provider.offer import ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT
+
+EXPIRATION: Final = "golem.srv.comp.expiration"
+CHOSEN_PLATFORM: Final = "golem.com.payment.chosen-platform"
+MIN_LIFE_S: Final = 5.0  # a demand that expires sooner is not worth an agreement
+MAX_LIFE_S: Final = 30 * 24 * 3600.0
+MIN_ACCEPT_TIMEOUT_S: Final = 5.0
+MIN_NOTE_INTERVAL_S: Final = 1.0
+MAX_NOTE_INTERVAL_S: Final = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """``code`` is stable, for programs; the message is for the requestor."""
+
+    code: str
+    message: str
+    is_final: bool = True
+
+    def reason(self) -> dict[str, object]:
+        return {
+            "message": self.message,
+            "golem.proposal.rejection.is-final": self.is_final,
+            "golem.provider.code": self.code,
+        }
+
+
+def answer(offer: Properties, demand: Properties, *, now: float) -> Properties | Refusal:
+    """Our counter-proposal's properties, or why not."""
+    expiration = demand.get(EXPIRATION)
+    if not isinstance(expiration, int | float) or isinstance(expiration, bool):
+        return Refusal("NoExpiration", f"the demand has no {EXPIRATION}")
+    life_s = expiration / 1000 - now
+    if life_s < MIN_LIFE_S:
+        return Refusal("ExpiresTooSoon", f"the demand expires in {life_s:.0f} s; at least {MIN_LIFE_S:.0f} s is needed")
+    if life_s > MAX_LIFE_S:
+        return Refusal("ExpiresTooLate", f"the demand lives {life_s:.0f} s; at most {MAX_LIFE_S:.0f} s is served")
+    platform = demand.get(CHOSEN_PLATFORM)
+    if not isinstance(platform, str):
+        return Refusal("NoPlatform", f"the demand chooses no payment platform ({CHOSEN_PLATFORM})", is_final=False)
+    if f"golem.com.payment.platform.{platform}.address" not in offer:
+        return Refusal("UnknownPlatform", f"payment platform {platform!r} is not offered")
+    if f"golem.com.payment.platform.{platform}.address" not in demand:
+        return Refusal("NoPayer", f"the demand names no payer address for {platform!r}", is_final=False)
+    counter = dict(offer)
+    for name, lowest, highest in (
+        (ACCEPT_TIMEOUT, MIN_ACCEPT_TIMEOUT_S, _number(offer.get(ACCEPT_TIMEOUT)) or MAX_NOTE_INTERVAL_S),
+        (NOTE_INTERVAL, MIN_NOTE_INTERVAL_S, MAX_NOTE_INTERVAL_S),
+        (PAYMENT_TIMEOUT, MIN_NOTE_INTERVAL_S, MAX_NOTE_INTERVAL_S),
+    ):
+        if name not in demand:
+            continue
+        wanted = _number(demand[name])
+        if wanted is None or not lowest <= wanted <= highest:
+            return Refusal("TermOutOfRange", f"{name} is {demand[name]!r}; {lowest:g} to {highest:g} is served")
+        counter[name] = demand[name]
+    return counter
+
+
+def _number(value: PropertyValue | None) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,66 @@
+"""Bodies of golemp2p's own calls, /golemp2p/v1 (protocols/rest/README.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from golemp2p.core.properties import Properties
+from golemp2p.wire.rest.base import RestModel
+
+
+class Status(RestModel):
+    version: str
+    peer_id: str
+    address: str
+    addresses: list[str]
+    rest_url: str
+    network: str
+    subnet: str
+    uptime_s: float
+    peers: int
+    offers: int
+    demands: int
+    own_offers: int
+    own_demands: int
+    activities: int
+    payment_platforms: list[str]
+
+
+class Peer(RestModel):
+    peer_id: str
+    addresses: list[str]
+    connected: bool
+    direction: str
+    round_trip_ms: float | None = None
+
+
+class RuntimeInfo(RestModel):
+    """``properties``: those of the offer that describe the runtime."""
+
+    name: str
+    version: str
+    properties: Properties
+
+
+class DemandTerms(RestModel):
+    properties: dict[str, Any] = Field(default_factory=dict)
+    constraints: str = "()"
+
+
+class OfferVerdict(RestModel):
+    """Why an offer matches a demand or not; clauses are of the side that has them."""
+
+    offer_id: str
+    provider_id: str
+    provider_name: str
+    result: str
+    demand_clauses: list[str]
+    offer_clauses: list[str]
+    unresolved: list[str]
+
+
+class NewAppKey(RestModel):
+    name: Annotated[str, Field(min_length=1, max_length=80)]
+    origins: list[str] = Field(default_factory=list)
