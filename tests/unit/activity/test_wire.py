@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from golemp2p.wire.p2p import activity as wire
 
-MODELS = [wire.Create, wire.ActivityRef, wire.Exec, wire.Events, wire.Ack, wire.Report, wire.EventBody]
+MODELS: list[type[wire.Message]] = [
+    wire.Create,
+    wire.ActivityRef,
+    wire.Exec,
+    wire.Events,
+    wire.Ack,
+    wire.Report,
+    wire.EventBody,
+]
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=20)
 names = sorted({name for model in MODELS for name in model.model_fields})
 bodies = st.dictionaries(
