@@ -202,6 +202,7 @@ class Libp2pNetwork:
         if peer == self._peer_id:
             raise UsageError("that address is our own", hint="give the address of another node")
         self._host.get_peerstore().add_addrs(libp2p_id(peer), found, _ADDRESS_TTL_S)
+        self.keeper.dismissed_until.pop(peer, None)
         await self._dial(peer)
         return peer
 
@@ -224,6 +225,11 @@ class Libp2pNetwork:
             ) from exc
 
     async def disconnect(self, peer: PeerId) -> None:
+        self.keeper.dismissed_until[peer] = trio.current_time() + limits.PEER_BAN_S  # else it is dialled in a moment
+        await self.drop(peer)
+
+    async def drop(self, peer: PeerId) -> None:
+        """Close the connections to ``peer``; it may be dialled again at once."""
         with trio.move_on_after(limits.CLOSE_TIMEOUT_S, shield=True):
             try:
                 await self._host.disconnect(libp2p_id(peer))

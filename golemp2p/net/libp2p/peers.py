@@ -35,6 +35,7 @@ class PeerKeeper:
         self._nursery: trio.Nursery | None = None
         self._ended = trio.Event()
         self._running = trio.CancelScope()
+        self.dismissed_until: dict[PeerId, float] = {}  # we closed it on purpose; the keeper leaves it alone
         self.round_trip_s: dict[PeerId, float] = {}
 
     # --- connections ------------------------------------------------------------------------------------------------
@@ -67,7 +68,10 @@ class PeerKeeper:
             return False
         known = [a for p in self._network.peers() if not p.connected for a in p.addresses[:1]]
         random.shuffle(known)
+        now = trio.current_time()
+        self.dismissed_until = {peer: until for peer, until in self.dismissed_until.items() if until > now}
         targets = list(dict.fromkeys([*self._config.bootstrap, *known[: self._config.min_peers]]))
+        targets = [a for a in targets if a.rpartition("/p2p/")[2] not in self.dismissed_until]
         failed: list[str] = []
 
         async def dial(address: str) -> None:
@@ -103,15 +107,22 @@ class PeerKeeper:
                 with trio.move_on_after(limits.DHT_TIMEOUT_S):
                     await self._network._dht.add_peer(peer)
             stream: ByteStream | None = None
+            failures = 0
             try:
                 while True:
                     try:
                         with trio.fail_after(self._config.keepalive_timeout_s):
                             stream = stream or await self._network.open_stream(peer, PING_PROTOCOL)
                             self.round_trip_s[peer] = await self._ping(stream)
+                        failures = 0
                     except (trio.TooSlowError, GolemError) as exc:
+                        failures += 1
+                        if failures == 1 and stream is not None and isinstance(exc, NetworkError):
+                            await stream.reset()  # perhaps its connection was replaced by a new one
+                            stream = None
+                            continue
                         log.info("keepalive failed", peer=peer, error=str(exc))
-                        await self._network.disconnect(peer)
+                        await self._network.drop(peer)
                         return
                     await trio.sleep(self._config.keepalive_interval_s)
             finally:
