@@ -115,6 +115,7 @@ CLAIM_PATIENCE_S: Final = 24 * 3_600.0  # then an unconfirmed payment notice is 
 OUTBOX_RETRY_S: Final = 1.0  # first; doubles
 OUTBOX_RETRY_MAX_S: Final = 300.0
 OUTBOX_MAX_REFUSALS: Final = 8  # a peer that answers with an error this often is not asked again
+OUTBOX_GROUP: Final = 32  # messages acknowledged by one peer per write
 OUTBOX_PEERS_AT_ONCE: Final = 16
 PAYMENT_RPC_TIMEOUT_S: Final = 10.0
 MAX_USAGE_TEXT_BYTES: Final = 4_096

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import NoReturn
 
 import structlog
@@ -14,7 +15,6 @@ from golemp2p.core.ids import ActivityId, AllocationId
 from golemp2p.core.money import Amount, format_amount
 from golemp2p.core.payment import (
     DocumentKind,
-    DocumentState,
     Ledger,
     Side,
     refusal_of_debit_note,
@@ -44,15 +44,11 @@ class Answers:
             raise AssertionError  # pragma: no cover - never reached
         while True:
             news = context.events.next()
-            received = await context.storage.run(
-                lambda c: repo.find_documents(c, side=Side.PAYER, states=(DocumentState.RECEIVED,))
-            )
             now = context.clock()
-            for stored in received:
-                if stored.stored_at + after_s <= now:
-                    await self._answer(stored)
-            next_at = min((s.stored_at + after_s for s in received if s.stored_at + after_s > now), default=None)
-            with trio.move_on_after(float("inf") if next_at is None else next_at - now):
+            due, following = await context.storage.run(partial(repo.received_before, moment=now - after_s))
+            for stored in due:
+                await self._answer(stored)
+            with trio.move_on_after(float("inf") if following is None else following + after_s - now):
                 await news.wait()
 
     async def _answer(self, stored: StoredDocument) -> None:

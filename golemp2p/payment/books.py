@@ -109,7 +109,7 @@ def accept(
     repo.put_charges(connection, document.agreement_id, charge_allocations(charges, allocation.id, before, after))
     after, due = after.schedule()
     parties = parties_of(stored)
-    repo.put_ledger(connection, parties, after)
+    repo.put_ledger(connection, parties, after, before=before)
     if due:
         settlement_repo.add_obligation(connection, parties, due, now=now)
     stored = replace(
@@ -122,7 +122,7 @@ def accept(
     )
     repo.update_document(connection, stored)
     repo.add_event(connection, stored, "Accepted", now=now)
-    settle_covered(connection, document.agreement_id, Side.PAYER, after, now=now)
+    _settle_if_covered(connection, stored, after, now=now)
     return True
 
 
@@ -135,16 +135,16 @@ def note_acceptance(
         return
     state = DOCUMENT.next(stored.state, DocumentEvent.ACCEPT)
     stored = replace(stored, state=state, reason="", accepted_at_ms=accepted_at_ms, acceptance_signature=signature)
-    ledger = repo.get_ledger(connection, stored.document.agreement_id, Side.PAYEE)
+    before = ledger = repo.get_ledger(connection, stored.document.agreement_id, Side.PAYEE)
     # The payer checked its own books; a contradiction with ours (say, after a lost disk) must not lose its signature.
     try:
         ledger = accepted(ledger, stored.document)
     except ConflictError as exc:
         stored = replace(stored, reason=exc.message)
-    repo.put_ledger(connection, parties_of(stored), ledger)
+    repo.put_ledger(connection, parties_of(stored), ledger, before=before)
     repo.update_document(connection, stored)
     repo.add_event(connection, stored, "Accepted", now=now)
-    settle_covered(connection, stored.document.agreement_id, Side.PAYEE, ledger, now=now)
+    _settle_if_covered(connection, stored, ledger, now=now)
 
 
 def settle_covered(
@@ -152,13 +152,16 @@ def settle_covered(
 ) -> list[DocumentId]:
     """Accepted documents whose amount is paid become SETTLED. Returns their ids."""
     states = (DocumentState.ACCEPTED, DocumentState.FAILED)
-    done: list[DocumentId] = []
-    for stored in repo.find_documents(connection, agreement_id=agreement_id, side=side, states=states):
-        document = stored.document
-        activity = document.activity_id if document.kind is DocumentKind.DEBIT_NOTE else None
-        if ledger.covers(activity, document.amount):
-            stored = replace(stored, state=DOCUMENT.next(stored.state, DocumentEvent.SETTLE))
-            repo.update_document(connection, stored)
-            repo.add_event(connection, stored, "Settled", now=now)
-            done.append(document.id)
-    return done
+    found = repo.find_documents(connection, agreement_id=agreement_id, side=side, states=states)
+    return [stored.document.id for stored in found if _settle_if_covered(connection, stored, ledger, now=now)]
+
+
+def _settle_if_covered(connection: Connection, stored: StoredDocument, ledger: Ledger, *, now: float) -> bool:
+    document = stored.document
+    activity = document.activity_id if document.kind is DocumentKind.DEBIT_NOTE else None
+    if not ledger.covers(activity, document.amount):
+        return False
+    stored = replace(stored, state=DOCUMENT.next(stored.state, DocumentEvent.SETTLE))
+    repo.update_document(connection, stored)
+    repo.add_event(connection, stored, "Settled", now=now)
+    return True

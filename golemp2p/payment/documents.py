@@ -11,7 +11,16 @@ from sqlalchemy.engine import Connection
 from golemp2p.core.agreement import Agreement, AgreementState, Role
 from golemp2p.core.ids import ActivityId, Address, AgreementId, AllocationId, DocumentId, PeerId, new_document_id
 from golemp2p.core.money import Amount, format_amount
-from golemp2p.core.payment import DOCUMENT, Acceptance, Document, DocumentEvent, DocumentKind, DocumentState, Side
+from golemp2p.core.payment import (
+    DOCUMENT,
+    Acceptance,
+    Document,
+    DocumentEvent,
+    DocumentKind,
+    DocumentState,
+    Ledger,
+    Side,
+)
 from golemp2p.core.peer import address_of, recover_address
 from golemp2p.errors import ConflictError, PolicyError, RemoteProtocolError, UsageError
 from golemp2p.payment import books
@@ -137,7 +146,7 @@ class Documents:
                 return known[0]
             linked = document
             if document.kind is DocumentKind.DEBIT_NOTE:
-                last = repo.last_notes(connection, document.agreement_id, Side.PAYEE).get(document.activity_id)
+                last = _last_note(connection, document, Side.PAYEE)
                 linked = replace(document, previous_id=last.id if last is not None else "")
             stored = StoredDocument(
                 document=linked,
@@ -150,11 +159,8 @@ class Documents:
             )
             _check_sequence(connection, linked, Side.PAYEE)
             repo.insert_document(connection, stored)
-            repo.put_ledger(
-                connection,
-                books.parties_of(stored),
-                repo.get_ledger(connection, document.agreement_id, Side.PAYEE),
-            )
+            if repo.get_parties(connection, document.agreement_id, Side.PAYEE) is None:
+                repo.put_ledger(connection, books.parties_of(stored), Ledger())
             return stored
 
         return await context.storage.run(store)
@@ -337,10 +343,15 @@ def _note_rejection(connection: Connection, stored: StoredDocument, code: str, m
     return True
 
 
+def _last_note(connection: Connection, document: Document, side: Side) -> Document | None:
+    activity = document.activity_id
+    return repo.last_notes(connection, document.agreement_id, side, activity_id=activity).get(activity)
+
+
 def _check_sequence(connection: Connection, document: Document, side: Side) -> None:
     """Totals of an activity never go down, and an agreement has one invoice, not below what is accepted."""
     if document.kind is DocumentKind.DEBIT_NOTE:
-        last = repo.last_notes(connection, document.agreement_id, side).get(document.activity_id)
+        last = _last_note(connection, document, side)
         if last is not None and document.amount < last.amount:
             raise ConflictError(
                 f"debit notes are cumulative: {format_amount(document.amount)} is below the previous"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import NoReturn
 
 import msgpack
@@ -60,13 +61,24 @@ class Outbox:
                 await news.wait()
 
     async def _deliver(self, queue: list[OutboxMessage]) -> None:
-        """Everything to one peer, oldest first; stops at the first that cannot be delivered."""
+        """Everything to one peer, oldest first; stops at the first that cannot be delivered.
+
+        What was acknowledged is struck off in groups: after a crash some is sent again, which is harmless.
+        """
         async with self._limiter:
-            for message in queue:
-                if not await self._send(message):
+            for start in range(0, len(queue), limits.OUTBOX_GROUP):
+                sent: list[int] = []
+                go_on = True
+                for message in queue[start : start + limits.OUTBOX_GROUP]:
+                    go_on = await self._send(message, sent)
+                    if not go_on:
+                        break
+                await self._context.storage.run(partial(repo.remove_messages, seqs=sent))
+                if not go_on:
                     return
 
-    async def _send(self, message: OutboxMessage) -> bool:
+    async def _send(self, message: OutboxMessage, sent: list[int]) -> bool:
+        """Whether to go on with the next one."""
         context = self._context
         try:
             body = msgpack.unpackb(message.body)
@@ -89,5 +101,5 @@ class Outbox:
                 lambda c: repo.postpone_message(c, message, next_at=next_at, error=error, refused=refused, dead=dead)
             )
             return dead
-        await context.storage.run(lambda c: repo.remove_message(c, message.seq))
+        sent.append(message.seq)
         return True

@@ -94,7 +94,8 @@ documents = sa.Table(
     sa.Column("side", sa.Text, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("peer", sa.Text, nullable=False),
-    sa.Column("agreement_id", sa.Text, nullable=False, index=True),
+    sa.Column("agreement_id", sa.Text, nullable=False),
+    sa.Column("activity_id", sa.Text),  # of a debit note
     sa.Column("activity_ids", sa.JSON, nullable=False),
     sa.Column("payer", sa.Text, nullable=False),
     sa.Column("payee", sa.Text, nullable=False),
@@ -113,6 +114,8 @@ documents = sa.Table(
     sa.Column("accepted_at_ms", sa.Integer),
     sa.Column("acceptance_signature", sa.LargeBinary),
     sa.UniqueConstraint("id", "side"),
+    # The newest note of an activity, without reading the thousands before it.
+    sa.Index("ix_pay_document_last_note", "agreement_id", "side", "activity_id", "seq"),
 )
 events = sa.Table(
     "pay_event",
@@ -282,7 +285,8 @@ def get_ledger(connection: Connection, agreement_id: AgreementId, side: Side) ->
     )
 
 
-def put_ledger(connection: Connection, parties: Parties, ledger: Ledger) -> None:
+def put_ledger(connection: Connection, parties: Parties, ledger: Ledger, *, before: Ledger | None = None) -> None:
+    """``before``: what is stored now; activities that are alike are not written again."""
     row = {
         "invoice": ledger.invoice,
         "accepted": ledger.accepted,
@@ -294,7 +298,10 @@ def put_ledger(connection: Connection, parties: Parties, ledger: Ledger) -> None
     connection.execute(
         insert(ledgers).values(**key, **names, **row).on_conflict_do_update(index_elements=list(key), set_=row)
     )
+    known = {} if before is None else before.notes
     for activity, totals in ledger.notes.items():
+        if known.get(activity) == totals:
+            continue
         note = {"accepted": totals.accepted, "payable": totals.payable}
         connection.execute(
             insert(note_totals)
@@ -331,6 +338,7 @@ def insert_document(connection: Connection, stored: StoredDocument) -> None:
         sa.insert(documents).values(
             **{f: getattr(d, f) for f in _DOCUMENT_COLUMNS},
             **{f: getattr(stored, f) for f in _STORED_COLUMNS},
+            activity_id=d.activity_id if d.kind is DocumentKind.DEBIT_NOTE else None,
             activity_ids=list(d.activity_ids),
         )
     )
@@ -371,11 +379,28 @@ def find_documents(
     return [_stored(row) for row in connection.execute(query)]
 
 
-def last_notes(connection: Connection, agreement_id: AgreementId, side: Side) -> dict[ActivityId, Document]:
-    """The newest debit note of each activity that was not rejected."""
-    found = find_documents(connection, kind=DocumentKind.DEBIT_NOTE, side=side, agreement_id=agreement_id)
-    bad = (DocumentState.REJECTED, DocumentState.CANCELLED)
-    return {s.document.activity_id: s.document for s in found if s.state not in bad}
+def last_notes(
+    connection: Connection, agreement_id: AgreementId, side: Side, *, activity_id: ActivityId | None = None
+) -> dict[ActivityId, Document]:
+    """The newest debit note of each activity (or of one) that was not rejected."""
+    c = documents.c
+    newest = sa.select(sa.func.max(c.seq)).where(
+        _of(documents, agreement_id, side),
+        c.activity_id.is_not(None) if activity_id is None else c.activity_id == activity_id,
+        c.state.not_in((DocumentState.REJECTED, DocumentState.CANCELLED)),
+    )
+    query = sa.select(documents).where(c.seq.in_(newest.group_by(c.activity_id)))
+    found = [_stored(row).document for row in connection.execute(query)]
+    return {note.activity_id: note for note in found}
+
+
+def received_before(connection: Connection, moment: float) -> tuple[list[StoredDocument], float | None]:
+    """Unanswered documents of the payer stored until ``moment``, and when the next one after that was stored."""
+    c = documents.c
+    unanswered = sa.and_(c.state == DocumentState.RECEIVED, c.side == Side.PAYER)
+    rows = connection.execute(sa.select(documents).where(unanswered, c.stored_at <= moment).order_by(c.seq))
+    following = connection.execute(sa.select(sa.func.min(c.stored_at)).where(unanswered, c.stored_at > moment))
+    return [_stored(row) for row in rows], following.scalar()
 
 
 _DOCUMENT_COLUMNS = (
@@ -456,8 +481,8 @@ def waiting_messages(connection: Connection, *, limit: int) -> list[OutboxMessag
     ]
 
 
-def remove_message(connection: Connection, seq: int) -> None:
-    connection.execute(sa.delete(outbox).where(outbox.c.seq == seq))
+def remove_messages(connection: Connection, seqs: Sequence[int]) -> None:
+    connection.execute(sa.delete(outbox).where(outbox.c.seq.in_(seqs)))
 
 
 def postpone_message(
