@@ -96,7 +96,7 @@ async def test_a_node_takes_more_connections_in_its_life_than_at_a_time() -> Non
                 for _ in range(32):
                     peer = await network.connect(address)
                     await network.disconnect(peer)
-                    await until("it is closed", lambda: not network.is_connected(peer))
+                    await until("it is closed", lambda peer=peer: not network.is_connected(peer))
                     done += 1
 
         async with trio.open_nursery() as nursery:
