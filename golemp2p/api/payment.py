@@ -25,7 +25,7 @@ from golemp2p.storage.payment_settlement import StoredPayment
 from golemp2p.wire.rest import payment as rest
 
 Me = Annotated[Caller, Depends(current_caller)]
-Timeout = Annotated[float, Query(ge=0, le=limits.MAX_LONG_POLL_S)]
+Timeout = Annotated[float, Query(ge=0)]  # the service caps it
 MaxItems = Annotated[int | None, Query(ge=1, le=10_000, alias="maxItems")]
 After = Annotated[datetime | None, Query(alias="afterTimestamp")]
 
