@@ -1,9 +1,119 @@
-"""Coming in this change."""
+"""`golemp2p localnet`: a whole network on this machine, for one command or until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True)
+from golemp2p.cli.common import ExitCode, echo, echo_json, run_async, say
+from golemp2p.errors import UsageError
+
+if TYPE_CHECKING:
+    from golemp2p.localnet import LocalNet, LocalNetOptions
+
+COMMAND_STOP_S = 5.0
 
 
-def add_to(parent: typer.Typer) -> None:
-    del parent
+def add_to(app: typer.Typer) -> None:
+    @app.command(
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": False},
+        epilog="Example: golemp2p localnet --providers 2 -- golemp2p offers",
+    )
+    def localnet(
+        context: typer.Context,
+        providers: Annotated[int, typer.Option("--providers", min=1, max=50, help="Number of provider nodes.")] = 2,
+        runtime: Annotated[
+            str, typer.Option("--runtime", help="Runtimes of the providers, comma-separated.")
+        ] = "wasmtime",
+        chain: Annotated[
+            str | None, typer.Option("--chain", help="anvil or embedded; default: anvil if it can be had.")
+        ] = None,
+        directory: Annotated[
+            Path | None, typer.Option("--dir", help="Keep the network's files here (default: a temporary directory).")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Without COMMAND: print the settings as JSON.")] = False,
+    ) -> None:
+        """Start a local chain, a requestor and providers; run COMMAND on it (after --) and pass its exit code on.
+
+        COMMAND finds the network by YAGNA_APPKEY, YAGNA_API_URL and so on. Without COMMAND: print the settings and
+        stay up until Ctrl-C. Nothing is left behind either way.
+        """
+        if chain not in (None, "anvil", "embedded"):
+            raise UsageError(f"--chain is {chain!r}", hint="anvil or embedded")
+        from golemp2p.localnet import LocalNetOptions
+
+        options = LocalNetOptions(
+            providers=providers,
+            runtimes=tuple(name.strip() for name in runtime.split(",") if name.strip()),
+            chain=chain,  # type: ignore[arg-type] # checked above
+            directory=directory,
+        )
+        code = run_async(lambda: _run(options, context.args, as_json=as_json))
+        raise typer.Exit(code)
+
+
+async def _run(options: LocalNetOptions, command: list[str], *, as_json: bool) -> int:
+    """The command's exit code; INTERRUPTED after Ctrl-C or SIGTERM. The network is gone on return."""
+    import signal
+
+    import trio
+
+    from golemp2p import log
+    from golemp2p.localnet import open_localnet
+
+    log.configure("warning")
+    code = int(ExitCode.INTERRUPTED)
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            say(f"starting a local network: {options.providers} providers, runtime {', '.join(options.runtimes)}")
+            async with open_localnet(options) as net:
+                say(f"network is up ({net.chain.kind} chain, {net.directory})")
+                if command:
+                    code = await _run_command(command, net)
+                else:
+                    _print_settings(net, as_json=as_json)
+                    await trio.sleep_forever()
+            nursery.cancel_scope.cancel()
+    return code
+
+
+def _print_settings(net: LocalNet, *, as_json: bool) -> None:
+    if as_json:
+        echo_json(net.env)
+    else:
+        for name, value in net.env.items():
+            echo(f"export {name}={value}")
+        say("press Ctrl-C to stop")
+
+
+async def _run_command(command: list[str], net: LocalNet) -> int:
+    """Our terminal is the command's; when we are cancelled it gets SIGTERM, then SIGKILL."""
+    import trio
+
+    try:
+        # In our process group: Ctrl-C reaches it directly, as in a shell.
+        process = await trio.lowlevel.open_process(command, env={**os.environ, **net.env}, stdin=None)
+    except (FileNotFoundError, PermissionError) as exc:
+        raise UsageError(f"cannot run {command[0]}: {exc.strerror}") from exc
+    try:
+        await process.wait()
+    finally:
+        if process.returncode is None:
+            with trio.CancelScope(shield=True):
+                process.terminate()
+                with trio.move_on_after(COMMAND_STOP_S):
+                    await process.wait()
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+    assert process.returncode is not None
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode

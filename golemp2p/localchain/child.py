@@ -7,12 +7,14 @@ and then becomes the command: a ``preexec_fn`` in a process with threads may dea
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Final
 
 import trio
@@ -44,16 +46,20 @@ class Child:
 
 
 @asynccontextmanager
-async def open_child(command: Sequence[str]) -> AsyncIterator[Child]:
-    """Start ``command`` (its first word an absolute path); SIGTERM at the end, SIGKILL if that does not help."""
-    import os
+async def open_child(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, log: Path | None = None
+) -> AsyncIterator[Child]:
+    """Start ``command`` (its first word an absolute path); SIGTERM at the end, SIGKILL if that does not help.
 
-    with tempfile.TemporaryFile() as errors:
+    ``log``: the file that its stderr is appended to, instead of one that is thrown away.
+    """
+    with tempfile.TemporaryFile() if log is None else log.open("ab+") as errors:
         process = subprocess.Popen(  # noqa: ASYNC220 - on purpose, see above; it takes 2 ms
             [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
+            env=None if env is None else dict(env),
             start_new_session=True,  # Ctrl-C is for us; we end it in our own order
         )
         try:

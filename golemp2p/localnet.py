@@ -1,0 +1,244 @@
+"""A network of one's own on this machine: a local chain, one requestor node, N provider nodes, each a process.
+
+Everything lives in one directory and dies with this process. Tests, the demo and `golemp2p localnet` build on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import tomli_w
+import trio
+
+from golemp2p.client import NodeClient, connect
+from golemp2p.core.money import parse_amount
+from golemp2p.errors import DeadlineError, NetworkError
+from golemp2p.identity import NodeKey, create_keystore
+from golemp2p.localchain import LocalChain, open_local_chain
+from golemp2p.localchain.chain import Kind
+from golemp2p.localchain.child import Child, open_child
+from golemp2p.locations import Locations
+
+READY_TIMEOUT_S: Final = 60.0  # a node on a busy two-core machine takes about 3 s
+OFFERS_TIMEOUT_S: Final = 30.0
+CHECK_INTERVAL_S: Final = 0.05
+FUNDS_TGLM: Final = "1000"
+GAS_WEI: Final = 10**18
+
+
+@dataclass(frozen=True)
+class LocalNetOptions:
+    """``settings`` go into every node's config file, ``provider`` into the providers' (section -> name -> value)."""
+
+    providers: int = 2
+    runtimes: tuple[str, ...] = ("wasmtime",)
+    chain: Kind | None = None
+    directory: Path | None = None  # kept; None is a temporary one
+    provider: Mapping[str, Any] = field(default_factory=dict)
+    payment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class LocalNode:
+    """One node process. ``facts`` are what it said of itself when it was ready (`golemp2p run --json`)."""
+
+    name: str
+    key: NodeKey
+    where: Locations
+    app_key: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    child: Child | None = None
+
+    @property
+    def rest_url(self) -> str:
+        return str(self.facts["rest_url"])
+
+    @property
+    def log(self) -> Path:
+        return self.where.data / "log"
+
+
+@dataclass
+class LocalNet:
+    """A running network. ``env`` is what agents need to find it."""
+
+    directory: Path
+    chain: LocalChain
+    requestor: LocalNode
+    providers: list[LocalNode]
+    env: dict[str, str]
+    _stack: AsyncExitStack
+
+    def client(self, node: LocalNode | None = None) -> AbstractAsyncContextManager[NodeClient]:
+        """``async with net.client() as client``: of the requestor, or of ``node``."""
+        chosen = node or self.requestor
+        return connect(chosen.rest_url, chosen.app_key)
+
+    async def restart(self, node: LocalNode) -> None:
+        """Start ``node`` again after its process was killed; ready on return."""
+        await _start(self._stack, node, provider=node is not self.requestor)
+
+
+@asynccontextmanager
+async def open_localnet(options: LocalNetOptions) -> AsyncIterator[LocalNet]:
+    """Ready when entered: the requestor sees an offer of every provider. Raises GolemError."""
+    async with AsyncExitStack() as stack:
+        if options.directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="golemp2p-localnet-")))
+        else:
+            directory = options.directory.absolute()
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        chain = await stack.enter_async_context(open_local_chain(prefer=options.chain))
+        network = f"localnet-{secrets.token_hex(4)}"
+        nodes = [_make_node(directory, name) for name in _names(options.providers)]
+        requestor, providers = nodes[0], nodes[1:]
+        await chain.faucet(requestor.key.address, tglm=parse_amount(FUNDS_TGLM), eth_wei=GAS_WEI)
+        _write_config(requestor, options, network, chain, bootstrap=[])
+        await _start(stack, requestor, provider=False)
+        bootstrap = list(requestor.facts["addresses"])
+        async with trio.open_nursery() as nursery:
+            for node in providers:
+                _write_config(node, options, network, chain, bootstrap=bootstrap)
+                nursery.start_soon(partial(_start, stack, node, provider=True))
+        env = _environment(requestor, directory)
+        net = LocalNet(directory, chain, requestor, providers, env, stack)
+        (directory / "localnet.json").write_text(json.dumps(_description(net), indent=2))
+        async with net.client() as client:
+            await _wait_for_offers(client, options.providers)
+        yield net
+
+
+def _names(providers: int) -> list[str]:
+    return ["requestor", *(f"provider-{number}" for number in range(1, providers + 1))]
+
+
+def _make_node(directory: Path, name: str) -> LocalNode:
+    where = Locations.find(directory / name)
+    where.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = NodeKey.generate()
+    password = secrets.token_urlsafe(16)
+    create_keystore(where.keystore, key, password, light=True)
+    where.password.touch(mode=0o600)
+    where.password.write_text(password)
+    return LocalNode(name, key, where, secrets.token_hex(16))
+
+
+def _write_config(
+    node: LocalNode, options: LocalNetOptions, network: str, chain: LocalChain, *, bootstrap: Sequence[str]
+) -> None:
+    config: dict[str, Any] = {
+        "version": 1,
+        "net": {
+            "network": network,
+            "subnet": "public",
+            "listen": ["/ip4/127.0.0.1/tcp/0"],
+            "bootstrap": list(bootstrap),
+        },
+        "rest": {"listen": "127.0.0.1:0"},
+        "payment": {
+            "networks": [
+                {
+                    "name": "local",
+                    "chain_id": chain.chain_id,
+                    "token": chain.token_address,
+                    "symbol": "tglm",
+                    "rpc_url": chain.rpc_url,
+                }
+            ],
+            **options.payment,
+        },
+        "provider": {"node_name": node.name, "runtimes": list(options.runtimes), **options.provider},
+        "log": {"format": "json"},
+    }
+    node.where.config.write_text(tomli_w.dumps(config))
+
+
+async def _start(stack: AsyncExitStack, node: LocalNode, *, provider: bool) -> None:
+    """Start the process; returns when it answers. Raises NetworkError with the end of its log."""
+    node.where.running.unlink(missing_ok=True)
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("GOLEMP2P_", "YAGNA_"))}
+    env["GOLEMP2P_APPKEY"] = node.app_key
+    if cache := os.environ.get("GOLEMP2P_CACHE_DIR"):
+        env["GOLEMP2P_CACHE_DIR"] = cache
+    command = [sys.executable, "-m", "golemp2p.cli.main", "run", "--data-dir", str(node.where.data)]
+    if provider:
+        command.append("--provider")
+    node.child = await stack.enter_async_context(open_child(command, env=env, log=node.log))
+    with trio.move_on_after(READY_TIMEOUT_S):
+        while True:  # the file appears, whole, when the node is ready
+            if node.child.ended():
+                raise NetworkError(f"{node.name} ended: {node.child.last_words()[-1500:]}")
+            try:
+                node.facts = json.loads(node.where.running.read_text())
+            except FileNotFoundError:
+                await trio.sleep(CHECK_INTERVAL_S)
+            else:
+                return
+    raise DeadlineError(f"{node.name} was not ready within {READY_TIMEOUT_S:g} s: {node.child.last_words()[-1500:]}")
+
+
+async def _wait_for_offers(client: NodeClient, providers: int) -> None:
+    seen: set[str] = set()
+    with trio.move_on_after(OFFERS_TIMEOUT_S):
+        while True:
+            seen = {offer.provider_id for offer in await client.node.offers(limit=1000)}
+            if len(seen) >= providers:
+                return
+            await trio.sleep(CHECK_INTERVAL_S)
+    raise DeadlineError(f"only {len(seen)} of {providers} providers' offers became visible in {OFFERS_TIMEOUT_S:g} s")
+
+
+def _environment(requestor: LocalNode, directory: Path) -> dict[str, str]:
+    """For agents of any kind: yagna's names, which yapapi and golem-js read."""
+    return {
+        "YAGNA_APPKEY": requestor.app_key,
+        "YAGNA_API_URL": requestor.rest_url,
+        "YAGNA_SUBNET": "public",
+        "YAGNA_PAYMENT_DRIVER": "erc20",
+        "YAGNA_PAYMENT_NETWORK": "local",
+        "PAYMENT_NETWORK": "local",
+        "GOLEM_REGISTRY_URL": requestor.rest_url,
+        "GOLEMP2P_DATA_DIR": str(requestor.where.data),
+        "GOLEMP2P_LOCALNET": str(directory / "localnet.json"),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+
+
+def _description(net: LocalNet) -> dict[str, Any]:
+    def node(one: LocalNode) -> dict[str, Any]:
+        return {
+            "name": one.name,
+            "app_key": one.app_key,
+            "data_dir": str(one.where.data),
+            "log": str(one.log),
+            **one.facts,
+        }
+
+    return {
+        "chain": {
+            "kind": net.chain.kind,
+            "rpc_url": net.chain.rpc_url,
+            "chain_id": net.chain.chain_id,
+            "token": net.chain.token_address,
+        },
+        "requestor": node(net.requestor),
+        "providers": [node(p) for p in net.providers],
+    }
+
+
+def tail(node: LocalNode, lines: int = 20) -> str:
+    """The end of a node's log, for error messages."""
+    try:
+        return "\n".join(node.log.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
