@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,8 +33,8 @@ from golemp2p.api.server import serve_rest
 from golemp2p.config import Settings
 from golemp2p.core.agreement import Agreement, AgreementState
 from golemp2p.core.eip712 import Domain
-from golemp2p.core.ids import Address, AgreementId
-from golemp2p.errors import PolicyError, UsageError
+from golemp2p.core.ids import ActivityId, Address, AgreementId
+from golemp2p.errors import NotFoundError, PolicyError, UsageError
 from golemp2p.identity import NodeKey
 from golemp2p.locations import Locations
 from golemp2p.market.service import MarketService
@@ -84,6 +84,18 @@ class _AgreementLookup:
 
     async def agreement(self, agreement_id: AgreementId) -> Agreement:
         return await self._market.agreements.usable(agreement_id)
+
+
+def _activity_check(activity: ActivityService) -> Callable[[AgreementId, ActivityId], Awaitable[bool]]:
+    """Whether we, as requestor, made this activity under this agreement."""
+
+    async def knows(agreement_id: AgreementId, activity_id: ActivityId) -> bool:
+        try:
+            return (await activity.requestor.record(activity_id)).agreement_id == agreement_id
+        except NotFoundError:
+            return False
+
+    return knows
 
 
 def payment_networks(settings: Settings) -> list[PaymentNetwork]:
@@ -234,7 +246,9 @@ async def _run_services(
         drivers=drivers,
         clock=time.time,
         settings=PaymentSettings(auto_accept_after_s=settings.payment.auto_accept_after_s or None),
+        knows_activity=_activity_check(activity),
     )
+    network.add_peer_listener(payment.on_peer)
     rest_url = "http://{}:{}".format(*rest_socket.getsockname()[:2])
     context = node_api.NodeContext(
         settings=settings,

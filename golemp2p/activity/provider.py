@@ -180,7 +180,7 @@ class ProviderActivities:
             raise NotFoundError(f"there is no agreement {agreement_id} between us")
         if agreement.state is not AgreementState.APPROVED:
             raise UsageError(f"agreement {agreement_id} is {agreement.state}, not Approved")
-        if self._now() >= agreement.valid_to:
+        if self._now() >= agreement.expires_at:
             raise GoneError(f"agreement {agreement_id} has expired")
         if await self._storage.run(lambda c: get_activity(c, activity_id, Role.PROVIDER)) is not None:
             raise GoneError(f"activity {activity_id} has ended")

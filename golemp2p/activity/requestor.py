@@ -81,7 +81,7 @@ class RequestorActivities:
             raise UsageError(f"this node is the provider of agreement {agreement_id}")
         if agreement.state is not AgreementState.APPROVED:
             raise UsageError(f"agreement {agreement_id} is {agreement.state}, not Approved")
-        if self._now() >= agreement.valid_to:
+        if self._now() >= agreement.expires_at:
             raise UsageError(f"agreement {agreement_id} has expired")
         if self._nursery is None:
             raise UsageError("the node is not ready yet")

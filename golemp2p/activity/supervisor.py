@@ -170,7 +170,7 @@ class Supervisor:
         saved_s = trio.current_time()
         while True:
             await trio.sleep(1.0)
-            if self._now() > self.agreement.valid_to + limits.AGREEMENT_GRACE_S:
+            if self._now() > self.agreement.expires_at + limits.AGREEMENT_GRACE_S:
                 self.end("the agreement has expired")
             if trio.current_time() - self._contact_s > limits.ACTIVITY_IDLE_S:
                 self.end(f"the requestor was not heard of for {limits.ACTIVITY_IDLE_S:g} s")

@@ -141,6 +141,15 @@ class Agreement:
         return [float(c) for c in value if isinstance(c, int | float)]
 
     @property
+    def expires_at(self) -> float:
+        """When the work must be over (seconds since the epoch), by the demand; infinite when it does not say.
+
+        ``valid_to`` is not that: it only limits the approval (golem-core sends now + 60 s and works for hours).
+        """
+        value = self.demand.get("golem.srv.comp.expiration")
+        return value / 1000 if isinstance(value, int | float) and not isinstance(value, bool) else float("inf")
+
+    @property
     def payment_platform(self) -> str | None:
         """The platform both sides chose, e.g. "erc20-local-tglm"."""
         value = self.demand.get("golem.com.payment.chosen-platform")
