@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import trio
@@ -17,7 +18,7 @@ async def serve_rest(
 ) -> None:
     """Until cancelled. ``listener`` is bound and listening; it stays the caller's to close."""
     config = Config()
-    config.bind = [f"fd://{listener.fileno()}"]
+    config.bind = [f"fd://{os.dup(listener.fileno())}"]  # hypercorn closes the one that it is given
     config.graceful_timeout = limits.REST_SHUTDOWN_GRACE_S
     config.keep_alive_timeout = limits.REST_KEEP_ALIVE_S
     config.accesslog = None

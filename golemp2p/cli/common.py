@@ -103,9 +103,10 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
 
 def first_error(error: BaseException) -> BaseException:
     """The cause inside nested exception groups: ours before others'."""
+    if isinstance(error, BaseExceptionGroup):
+        error = error.subgroup(errors.GolemError) or error
     while isinstance(error, BaseExceptionGroup):
-        ours = [e for e in error.exceptions if isinstance(e, errors.GolemError | BaseExceptionGroup)]
-        error = (ours or list(error.exceptions))[0]
+        error = error.exceptions[0]
     return error
 
 
@@ -116,13 +117,18 @@ def run_async(main: Callable[[], Awaitable[T]]) -> T:
     async def call() -> T:
         return await main()
 
+    # No `except*`: what is raised inside one comes out wrapped in a group again.
     try:
         return trio.run(call)
-    except* KeyboardInterrupt:
+    except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    except* errors.GolemError as group:
-        raise first_error(group) from None
-    raise AssertionError("unreachable")
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is not None:
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        for kind in (errors.GolemError, typer.Exit):
+            if (ours := group.subgroup(kind)) is not None:
+                raise first_error(ours) from None
+        raise
 
 
 def find_node(data_dir: Path | None, api_url: str | None, app_key: str | None) -> tuple[str, str]:

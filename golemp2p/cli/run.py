@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from golemp2p.cli.common import AsJson, DataDir, echo, echo_json, facts, locations_of, run_async
+from golemp2p.cli.common import AsJson, DataDir, ExitCode, echo, echo_json, facts, locations_of, run_async
 from golemp2p.cli.init import PasswordFile, read_password
 
 if TYPE_CHECKING:
@@ -36,58 +36,62 @@ def add_to(app: typer.Typer) -> None:
         as_json: AsJson = False,
     ) -> None:
         """Run the node until Ctrl-C. Prints who it is and where it listens once it is ready."""
-        from golemp2p.config import load_settings
+        from concurrent.futures import ThreadPoolExecutor
 
         where = locations_of(data_dir)
-        net = {"listen": listen, "bootstrap": bootstrap, "network": network, "subnet": subnet}
-        overrides: dict[str, dict[str, Any]] = {
-            "net": {name: value for name, value in net.items() if value},
-            "rest": {"listen": rest} if rest else {},
-        }
-        settings = load_settings(where.config, overrides)
         password = read_password(password_file, where)
-        run_async(lambda: _serve(settings, where, password, provider=provider, as_json=as_json))
+        with ThreadPoolExecutor(1) as pool:
+            # The key derivation takes half a second of one core, outside the GIL; the imports take one of the other.
+            unlocking = pool.submit(_unlock, where, password)
+            from golemp2p.config import load_settings
+
+            net = {"listen": listen, "bootstrap": bootstrap, "network": network, "subnet": subnet}
+            overrides: dict[str, dict[str, Any]] = {
+                "net": {name: value for name, value in net.items() if value},
+                "rest": {"listen": rest} if rest else {},
+            }
+            settings = load_settings(where.config, overrides)
+            import golemp2p.net.libp2p.host
+            import golemp2p.node  # noqa: F401 - only to have it loaded
+
+            key = unlocking.result()
+        raise typer.Exit(run_async(lambda: _serve(settings, where, key, provider=provider, as_json=as_json)))
 
 
-async def _serve(settings: Settings, where: Locations, password: str, *, provider: bool, as_json: bool) -> None:
+def _unlock(where: Locations, password: str) -> NodeKey:
+    from golemp2p.identity import unlock_keystore
+
+    return unlock_keystore(where.keystore, password)
+
+
+async def _serve(settings: Settings, where: Locations, key: NodeKey, *, provider: bool, as_json: bool) -> int:
+    """The exit code: 0 after SIGTERM, INTERRUPTED after Ctrl-C."""
     import signal
 
     import trio
 
     from golemp2p import log
-    from golemp2p.identity import unlock_keystore
+    from golemp2p.node import facts_of, open_node
 
     log.configure(settings.log.level, settings.log.format)
-    keys: list[NodeKey] = []
-
-    async def unlock() -> None:
-        keys.append(await trio.to_thread.run_sync(unlock_keystore, where.keystore, password))
-
-    async with trio.open_nursery() as nursery:
-        # The key derivation takes a second of one core; importing the node takes one of the other.
-        nursery.start_soon(unlock)
-        await trio.lowlevel.checkpoint()
-        from golemp2p import node as node_module
-
-        await trio.to_thread.run_sync(_import_network)
-
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+    code = int(ExitCode.OK)
+    # Both signals end the node in its own order; a KeyboardInterrupt would come out wherever it happened to be.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
 
             async def stop_on_signal() -> None:
-                async for _ in signals:
+                nonlocal code
+                async for number in signals:
+                    code = int(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.OK)
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(stop_on_signal)
-            async with node_module.open_node(settings, where, keys[0]) as node:
-                _announce(node_module.facts_of(node), as_json=as_json)
+            async with open_node(settings, where, key) as node:
+                _announce(facts_of(node), as_json=as_json)
                 if provider:
                     nursery.start_soon(_provide, node)
                 await trio.sleep_forever()
-
-
-def _import_network() -> None:
-    import golemp2p.net.libp2p.host  # noqa: F401 - only to have it loaded
+    return code
 
 
 async def _provide(node: Any) -> None:

@@ -5,6 +5,7 @@ scrypt n=262144 takes about 0.9 s of one core: call from a worker thread.
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from golemp2p.identity.keys import NodeKey
 SCRYPT_N: Final = 262_144
 SCRYPT_N_LIGHT: Final = 4_096  # geth's --lightkdf, for throw-away test keys
 MAX_KEYSTORE_BYTES: Final = 64 * 1024
+MAX_KDF_MEMORY_BYTES: Final = 1024 * 1024 * 1024  # geth's standard takes 256 MiB
 
 
 class WrongPasswordError(UsageError):
@@ -45,11 +47,13 @@ def create_keystore(path: Path, key: NodeKey, password: str, *, light: bool = Fa
 
 def unlock_keystore(path: Path, password: str) -> NodeKey:
     """The key in ``path``. Raises WrongPasswordError, UsageError."""
-    import eth_keyfile  # 0.4 s
-
     content = _read(path)
     try:
-        secret = eth_keyfile.decode_keyfile_json(content, password.encode())
+        secret = _decode_scrypt(content, password.encode())
+        if secret is None:
+            import eth_keyfile  # 0.4 s, for py_ecc, which is why the usual case does without it
+
+            secret = eth_keyfile.decode_keyfile_json(content, password.encode())
     except ValueError as exc:
         if "MAC mismatch" in str(exc):
             raise WrongPasswordError(
@@ -60,6 +64,46 @@ def unlock_keystore(path: Path, password: str) -> NodeKey:
     except (KeyError, TypeError, NotImplementedError) as exc:
         raise UsageError(f"{path} is no keystore V3 file: {type(exc).__name__} {exc}") from exc
     return NodeKey(secret)
+
+
+def _decode_scrypt(content: dict[str, Any], password: bytes) -> bytes | None:
+    """The secret of a V3 file with scrypt and AES-128-CTR; None when it is of another kind.
+
+    OpenSSL's scrypt lets go of the GIL, so that a node imports its modules meanwhile. Raises ValueError ("MAC
+    mismatch", as eth_keyfile), KeyError, TypeError.
+    """
+    crypto = content.get("crypto", content.get("Crypto"))
+    if content.get("version") != 3 or not isinstance(crypto, dict):
+        return None
+    if crypto.get("kdf") != "scrypt" or crypto.get("cipher") != "aes-128-ctr":
+        return None
+    import hashlib
+
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    from golemp2p.core.eip712 import keccak256
+
+    parameters = crypto["kdfparams"]
+    n, r, p, size_bytes = (int(parameters[name]) for name in ("n", "r", "p", "dklen"))
+    if 128 * n * r > MAX_KDF_MEMORY_BYTES or size_bytes < 32:
+        raise ValueError(f"its key derivation wants {128 * n * r} bytes of memory (n={n}, r={r})")
+    try:
+        derived = hashlib.scrypt(
+            password,
+            salt=bytes.fromhex(parameters["salt"]),
+            n=n,
+            r=r,
+            p=p,
+            dklen=size_bytes,
+            maxmem=MAX_KDF_MEMORY_BYTES + 64 * 1024 * 1024,
+        )
+    except ValueError:
+        return None  # parameters that OpenSSL does not take
+    ciphertext = bytes.fromhex(crypto["ciphertext"])
+    if not hmac.compare_digest(keccak256(derived[16:32] + ciphertext), bytes.fromhex(crypto["mac"])):
+        raise ValueError("MAC mismatch")
+    iv = bytes.fromhex(crypto["cipherparams"]["iv"])
+    return Cipher(algorithms.AES(derived[:16]), modes.CTR(iv)).decryptor().update(ciphertext)
 
 
 def keystore_address(path: Path) -> str:
