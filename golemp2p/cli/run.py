@@ -36,8 +36,10 @@ def add_to(app: typer.Typer) -> None:
         as_json: AsJson = False,
     ) -> None:
         """Run the node until Ctrl-C. Prints who it is and where it listens once it is ready."""
+        import gc
         from concurrent.futures import ThreadPoolExecutor
 
+        gc.disable()  # while modules are loaded: all that they make stays
         where = locations_of(data_dir)
         password = read_password(password_file, where)
         with ThreadPoolExecutor(1) as pool:
@@ -55,6 +57,8 @@ def add_to(app: typer.Typer) -> None:
             import golemp2p.node  # noqa: F401 - only to have it loaded
 
             key = unlocking.result()
+        gc.freeze()
+        gc.enable()
         raise typer.Exit(run_async(lambda: _serve(settings, where, key, provider=provider, as_json=as_json)))
 
 
@@ -75,6 +79,7 @@ async def _serve(settings: Settings, where: Locations, key: NodeKey, *, provider
 
     log.configure(settings.log.level, settings.log.format)
     code = int(ExitCode.OK)
+    stop = trio.Event()
     # Both signals end the node in its own order; a KeyboardInterrupt would come out wherever it happened to be.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -83,14 +88,15 @@ async def _serve(settings: Settings, where: Locations, key: NodeKey, *, provider
                 nonlocal code
                 async for number in signals:
                     code = int(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.OK)
-                    nursery.cancel_scope.cancel()
+                    stop.set()
+                    nursery.cancel_scope.cancel()  # also while the node is still starting
 
             nursery.start_soon(stop_on_signal)
             async with open_node(settings, where, key) as node:
                 _announce(facts_of(node), as_json=as_json)
                 if provider:
                     nursery.start_soon(_provide, node)
-                await trio.sleep_forever()
+                await stop.wait()
     return code
 
 
