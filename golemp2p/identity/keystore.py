@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from golemp2p.errors import UsageError
 from golemp2p.identity.keys import NodeKey
+from golemp2p.recursion import recursion_limit_kept
 
 SCRYPT_N: Final = 262_144
 SCRYPT_N_LIGHT: Final = 4_096  # geth's --lightkdf, for throw-away test keys
@@ -28,7 +29,8 @@ class WrongPasswordError(UsageError):
 
 def create_keystore(path: Path, key: NodeKey, password: str, *, light: bool = False) -> None:
     """Write ``key`` to ``path`` (mode 0600, atomically, never over an existing file)."""
-    import eth_keyfile  # 0.4 s
+    with recursion_limit_kept():
+        import eth_keyfile  # 0.4 s
 
     if path.exists():
         raise UsageError(f"{path} exists already", hint="remove it yourself if you are sure: it holds a key")
@@ -51,7 +53,8 @@ def unlock_keystore(path: Path, password: str) -> NodeKey:
     try:
         secret = _decode_scrypt(content, password.encode())
         if secret is None:
-            import eth_keyfile  # 0.4 s, for py_ecc, which is why the usual case does without it
+            with recursion_limit_kept():
+                import eth_keyfile  # 0.4 s, for py_ecc, which is why the usual case does without it
 
             secret = eth_keyfile.decode_keyfile_json(content, password.encode())
     except ValueError as exc:

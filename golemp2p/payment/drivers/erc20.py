@@ -21,6 +21,7 @@ from golemp2p.identity.keys import Signer
 from golemp2p.payment.drivers.base import BroadcastRefusedError, Fees, Head, OutOfGasFundsError, Receipt, SignedTransfer
 from golemp2p.payment.drivers.transactions import TRANSFER_TOPIC, Transaction, balance_call, transfer_call
 from golemp2p.payment.networks import PaymentNetwork
+from golemp2p.recursion import recursion_limit_kept
 
 # First transfer to a new holder of a plain ERC-20 takes 51.5 k gas; Polygon's proxied GLM about 60 k. Unused gas is
 # not charged, so one generous constant saves an estimate per transfer (and its failure mode).
@@ -162,7 +163,8 @@ class Erc20Driver:
                 raise DeadlineError(f"network {self._network.name} could not be reached") from None
 
     def _connect(self) -> Any:
-        from web3.providers.rpc import HTTPProvider
+        with recursion_limit_kept():
+            from web3.providers.rpc import HTTPProvider
 
         provider = HTTPProvider(
             self._network.rpc_url,
