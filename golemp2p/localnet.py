@@ -10,6 +10,7 @@ import os
 import secrets
 import sys
 import tempfile
+import tomllib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -115,7 +116,12 @@ async def open_localnet(options: LocalNetOptions) -> AsyncIterator[LocalNet]:
         (directory / "localnet.json").write_text(json.dumps(_description(net), indent=2))
         async with net.client() as client:
             await _wait_for_offers(client, options.providers)
-        yield net
+        try:
+            yield net
+        finally:  # all at once; the stack then waits for one after the other
+            for node in nodes:
+                if node.child is not None:
+                    node.child.process.terminate()
 
 
 def _names(providers: int) -> list[str]:
@@ -183,8 +189,17 @@ async def _start(stack: AsyncExitStack, node: LocalNode, *, provider: bool) -> N
             except FileNotFoundError:
                 await trio.sleep(CHECK_INTERVAL_S)
             else:
+                _pin_ports(node)
                 return
     raise DeadlineError(f"{node.name} was not ready within {READY_TIMEOUT_S:g} s: {node.child.last_words()[-1500:]}")
+
+
+def _pin_ports(node: LocalNode) -> None:
+    """The ports that the node found free become its settings: started again it is where the others know it."""
+    config = tomllib.loads(node.where.config.read_text())
+    config["net"]["listen"] = [address.partition("/p2p/")[0] for address in node.facts["addresses"]]
+    config["rest"]["listen"] = node.rest_url.removeprefix("http://")
+    node.where.config.write_text(tomli_w.dumps(config))
 
 
 async def _wait_for_offers(client: NodeClient, providers: int) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,7 +16,9 @@ from golemp2p.errors import UsageError
 if TYPE_CHECKING:
     from golemp2p.localnet import LocalNet, LocalNetOptions
 
-COMMAND_STOP_S = 5.0
+COMMAND_STOP_S: Final = 5.0
+COMMAND_POLL_S: Final = 0.02
+ORPHAN_ROUNDS: Final = 100
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,6 +47,8 @@ def add_to(app: typer.Typer) -> None:
         """
         if chain not in (None, "anvil", "embedded"):
             raise UsageError(f"--chain is {chain!r}", hint="anvil or embedded")
+        if context.args:
+            _program(context.args[0])  # before a network is started for it
         from golemp2p.localnet import LocalNetOptions
 
         options = LocalNetOptions(
@@ -57,8 +63,6 @@ def add_to(app: typer.Typer) -> None:
 
 async def _run(options: LocalNetOptions, command: list[str], *, as_json: bool) -> int:
     """The command's exit code; INTERRUPTED after Ctrl-C or SIGTERM. The network is gone on return."""
-    import signal
-
     import trio
 
     from golemp2p import log
@@ -96,24 +100,68 @@ def _print_settings(net: LocalNet, *, as_json: bool) -> None:
 
 
 async def _run_command(command: list[str], net: LocalNet) -> int:
-    """Our terminal is the command's; when we are cancelled it gets SIGTERM, then SIGKILL."""
+    """Our terminal is the command's; when we are cancelled it gets SIGTERM, then SIGKILL. Nothing of it is left."""
+    import subprocess
+
     import trio
 
+    from golemp2p.localchain.child import launcher
+
+    _adopt_orphans()
+    ours = _children()
+    # In our process group: Ctrl-C reaches it directly, as in a shell. From our own thread: see localchain/child.py.
+    process = subprocess.Popen(  # noqa: ASYNC220
+        launcher([_program(command[0]), *command[1:]]), env={**os.environ, **net.env}
+    )
     try:
-        # In our process group: Ctrl-C reaches it directly, as in a shell.
-        process = await trio.lowlevel.open_process(command, env={**os.environ, **net.env}, stdin=None)
-    except (FileNotFoundError, PermissionError) as exc:
-        raise UsageError(f"cannot run {command[0]}: {exc.strerror}") from exc
-    try:
-        await process.wait()
+        while process.poll() is None:  # noqa: ASYNC110 - a process gives no event
+            await trio.sleep(COMMAND_POLL_S)
     finally:
-        if process.returncode is None:
-            with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True):
+            if process.poll() is None:
                 process.terminate()
                 with trio.move_on_after(COMMAND_STOP_S):
-                    await process.wait()
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
-    assert process.returncode is not None
+                    while process.poll() is None:  # noqa: ASYNC110
+                        await trio.sleep(COMMAND_POLL_S)
+                process.kill()
+            process.wait()
+            _end_children_but(ours)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def _program(name: str) -> str:
+    """Its absolute path, by the PATH that the command will have. Raises UsageError."""
+    import shutil
+
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise UsageError(f"cannot run {name}: there is no such program, or it is not executable")
+    return str(Path(found).absolute())
+
+
+def _adopt_orphans() -> None:
+    """What the command leaves behind becomes our child (Linux), so that we can end it."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def _end_children_but(kept: set[int]) -> None:
+    for _ in range(ORPHAN_ROUNDS):  # the children of one that is gone become ours
+        orphans = _children() - kept
+        for pid in orphans:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        if not orphans:
+            return
+
+
+def _children() -> set[int]:
+    try:
+        return {
+            int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()
+        }
+    except OSError:  # another system, or a kernel without the list
+        return set()

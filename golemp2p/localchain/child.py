@@ -31,6 +31,11 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
+def launcher(command: Sequence[str]) -> list[str]:
+    """``command`` (its first word an absolute path), to be started by the calling process and to die with it."""
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
+
+
 @dataclass(frozen=True)
 class Child:
     process: subprocess.Popen[bytes]
@@ -55,7 +60,7 @@ async def open_child(
     """
     with tempfile.TemporaryFile() if log is None else log.open("ab+") as errors:
         process = subprocess.Popen(  # noqa: ASYNC220 - on purpose, see above; it takes 2 ms
-            [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command],
+            launcher(command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
