@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Final
 
 from golemp2p import limits
-from golemp2p.core.properties import Properties
+from golemp2p.core.properties import Properties, is_text
 from golemp2p.core.values import compare
 from golemp2p.errors import UsageError
 
@@ -120,6 +120,9 @@ def parse(text: str) -> Expression:
     """Raises ConstraintSyntaxError. Cached: the same offer is matched against many demands."""
     if len(text.encode("utf-8", "surrogatepass")) > limits.MAX_CONSTRAINTS_BYTES:
         raise ConstraintSyntaxError(text, 0, f"longer than {limits.MAX_CONSTRAINTS_BYTES} bytes")
+    if not is_text(text):
+        position = next(i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff")
+        raise ConstraintSyntaxError(text, position, "half of a surrogate pair")
     parser = _Parser(text)
     expression = parser.expression(0)
     parser.skip_space()

@@ -9,6 +9,7 @@ Source: EIP-712; the domain separates chain, network and version (protocols/sign
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,6 +19,8 @@ from eth_hash.auto import keccak
 
 PROTOCOL_NAME: Final = "golemp2p"
 PROTOCOL_VERSION: Final = "1"
+
+_ADDRESS: Final = re.compile("0x[0-9a-fA-F]{40}", re.ASCII)  # bytes.fromhex would skip white space
 
 Value = str | bytes | int | bool | list[str]
 
@@ -34,11 +37,11 @@ def _encode(kind: str, value: Value) -> bytes:
             return keccak256(value)
         case "bytes32", bytes() if len(value) == 32:
             return value
-        case "address", str() if len(value) == 42 and value.startswith("0x"):
+        case "address", str() if _ADDRESS.fullmatch(value):
             return bytes(12) + bytes.fromhex(value[2:])
         case "bool", bool():
             return int(value).to_bytes(32, "big")
-        case (("uint64" | "uint128" | "uint256"), int()) if 0 <= value < 1 << int(kind[4:]):
+        case (("uint64" | "uint128" | "uint256"), int()) if type(value) is int and 0 <= value < 1 << int(kind[4:]):
             return value.to_bytes(32, "big")
         case "string[]", list():
             return keccak256(b"".join(keccak256(item.encode()) for item in value))

@@ -1,7 +1,7 @@
 """Names of things. All ids are strings on every border; the types keep them apart inside.
 
-Shapes follow yagna (protocols/rest/README.md): subscription ``32 hex - 64 hex``, proposal ``R-``/``P-`` + 64 hex,
-agreement 64 hex, activity and batch 32 hex, payment documents dashed UUIDs.
+Shapes follow yagna (protocols/rest/README.md): subscription ``32 hex - 64 hex`` (core.records makes them), proposal
+``R-``/``P-`` + 64 hex, agreement 64 hex, activity and batch 32 hex, payment documents dashed UUIDs.
 """
 
 from __future__ import annotations
@@ -19,10 +19,6 @@ ActivityId = NewType("ActivityId", str)
 BatchId = NewType("BatchId", str)
 AllocationId = NewType("AllocationId", str)
 DocumentId = NewType("DocumentId", str)  # debit notes and invoices
-
-
-def new_subscription_id() -> SubscriptionId:
-    return SubscriptionId(f"{secrets.token_hex(16)}-{secrets.token_hex(32)}")
 
 
 def new_proposal_id(side: str) -> ProposalId:

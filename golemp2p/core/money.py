@@ -5,7 +5,7 @@ GLM has 18 decimals. ``Amount`` is a plain ``int`` so that sums are exact and fi
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Context, Decimal, DecimalException
+from decimal import ROUND_CEILING, Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow
 from typing import NewType
 
 from golemp2p.errors import UsageError
@@ -16,7 +16,9 @@ DECIMALS = 18
 _SCALE = Decimal(10) ** DECIMALS
 # 78 digits hold any uint256; the default context of 28 would round silently.
 _CONTEXT = Context(prec=120)
+_EXACT = Context(prec=120, traps=[Inexact, Overflow, InvalidOperation])
 MAX_AMOUNT = Amount(2**128 - 1)
+_WHOLE_MAX = Decimal(MAX_AMOUNT) / _SCALE + 1
 
 ZERO = Amount(0)
 
@@ -26,15 +28,24 @@ def parse_amount(text: str | int | float | Decimal, *, what: str = "amount") -> 
     try:
         value = Decimal(str(text).strip())
     except DecimalException as exc:
-        raise UsageError(f"{what} {text!r} is not a decimal number", hint='write it like "0.0123"') from exc
+        raise UsageError(f"{what} {_shown(text)} is not a decimal number", hint='write it like "0.0123"') from exc
     if not value.is_finite() or value < 0:
-        raise UsageError(f"{what} {text!r} is not a number of zero or more")
-    scaled = _CONTEXT.multiply(value, _SCALE)
+        raise UsageError(f"{what} {_shown(text)} is not a number of zero or more")
+    if value > _WHOLE_MAX:  # before the arithmetic: 1e999999999 would overflow it
+        raise UsageError(f"{what} {_shown(text)} is too large", hint=f"at most {format_amount(MAX_AMOUNT)}")
+    try:
+        scaled = _EXACT.multiply(value, _SCALE)
+    except DecimalException as exc:  # more digits than any amount has
+        raise UsageError(f"{what} {_shown(text)} has more than {DECIMALS} decimals") from exc
     if scaled > MAX_AMOUNT:
-        raise UsageError(f"{what} {text!r} is too large", hint=f"at most {format_amount(MAX_AMOUNT)}")
+        raise UsageError(f"{what} {_shown(text)} is too large", hint=f"at most {format_amount(MAX_AMOUNT)}")
     if scaled != scaled.to_integral_value(context=_CONTEXT):
-        raise UsageError(f"{what} {text!r} has more than {DECIMALS} decimals")
+        raise UsageError(f"{what} {_shown(text)} has more than {DECIMALS} decimals")
     return Amount(int(scaled))
+
+
+def _shown(text: object) -> str:
+    return repr(str(text)[:80])
 
 
 def format_amount(amount: Amount | int) -> str:
@@ -52,9 +63,12 @@ def linear_cost(coeffs: list[float], usage: list[float]) -> Amount:
     """
     if len(coeffs) != len(usage) + 1:
         raise UsageError(f"{len(coeffs)} price coefficients do not fit {len(usage)} usage counters")
-    total = Decimal(str(coeffs[-1]))
-    for coeff, counter in zip(coeffs, usage, strict=False):
-        total = _CONTEXT.add(total, _CONTEXT.multiply(Decimal(str(coeff)), Decimal(str(counter))))
+    try:
+        total = Decimal(str(coeffs[-1]))
+        for coeff, counter in zip(coeffs, usage, strict=False):
+            total = _CONTEXT.add(total, _CONTEXT.multiply(Decimal(str(coeff)), Decimal(str(counter))))
+    except DecimalException as exc:  # infinity times nothing
+        raise UsageError(f"price {coeffs!r} with usage {usage!r} is not a number") from exc
     if not total.is_finite() or total < 0:
         raise UsageError(f"price {coeffs!r} with usage {usage!r} is not a number of zero or more")
     scaled = _CONTEXT.multiply(total, _SCALE).to_integral_value(rounding=ROUND_CEILING, context=_CONTEXT)

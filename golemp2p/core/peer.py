@@ -28,10 +28,14 @@ def peer_id_of(public_key: bytes) -> PeerId:
 
 def public_key_of(peer_id: str) -> bytes:
     """The 33-byte key inside a PeerId. Raises RemoteProtocolError for other key types and garbage."""
+    if len(peer_id) > 64:  # base58 takes quadratic time
+        raise RemoteProtocolError(f"{peer_id[:64]!r}… is too long for a PeerId")
     try:
         raw = bytes(base58.b58decode(peer_id))
     except ValueError as exc:
         raise RemoteProtocolError(f"{peer_id!r} is not a PeerId") from exc
+    if base58.b58encode(raw).decode() != peer_id:  # the decoder skips white space: one key would have many names
+        raise RemoteProtocolError(f"{peer_id!r} is not a PeerId")
     if len(raw) != 39 or not raw.startswith(_PREFIX):
         raise RemoteProtocolError(f"PeerId {peer_id!r} has no secp256k1 key", hint="golemp2p nodes use Ethereum keys")
     return raw[6:]
@@ -53,14 +57,13 @@ def address_of(peer_id: str) -> Address:
 
 
 def recover(digest: bytes, signature: bytes) -> bytes:
-    """The compressed public key that made ``signature`` (r ‖ s ‖ v, v in 0,1 or 27,28) over ``digest``.
+    """The compressed public key that made ``signature`` (r ‖ s ‖ v, v 27 or 28, low s) over ``digest``.
 
-    Raises RemoteProtocolError when the signature is malformed.
+    There is one spelling of a signature. Raises RemoteProtocolError when it is malformed.
     """
     if len(signature) != 65:
         raise RemoteProtocolError(f"a signature has 65 bytes, not {len(signature)}")
-    v = signature[64]
-    v = v - 27 if v >= 27 else v
+    v = signature[64] - 27
     if v not in (0, 1) or int.from_bytes(signature[32:64], "big") > _HALF_ORDER:
         raise RemoteProtocolError("the signature is not canonical")
     try:

@@ -43,15 +43,17 @@ def flatten(raw: Mapping[str, object]) -> Properties:
 
 
 def _add(flat: Properties, name: str, value: object) -> None:
-    if not name or _FORBIDDEN & set(name):
+    if not name or _FORBIDDEN & set(name) or not is_text(name):
         raise UsageError(
-            f"property name {name[:80]!r} is not allowed", hint="no line breaks and none of = < > ~ in names"
+            f"property name {name[:80]!r} is not allowed", hint="text without line breaks and none of = < > ~ in names"
         )
     if name in flat:
         raise UsageError(f"property {name!r} is given twice")
     if len(flat) >= limits.MAX_PROPERTIES:
         raise UsageError(f"more than {limits.MAX_PROPERTIES} properties")
     if isinstance(value, list):
+        if len(value) > limits.MAX_LIST_ITEMS:
+            raise UsageError(f"property {name!r} lists {len(value)} items", hint=f"at most {limits.MAX_LIST_ITEMS}")
         flat[name] = [_scalar(name, item) for item in value]
     elif value is not None:  # null means absent, as in yagna
         flat[name] = _scalar(name, value)
@@ -60,11 +62,18 @@ def _add(flat: Properties, name: str, value: object) -> None:
 def _scalar(name: str, value: object) -> Scalar:
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"property {name!r} is {value}, not a finite number")
+    if isinstance(value, str) and not is_text(value):
+        raise UsageError(f"property {name!r} holds half of a surrogate pair, which is no text")
     if isinstance(value, str | int | float | bool):
         return value
     raise UsageError(
         f"property {name!r} has a value of type {type(value).__name__}", hint="string, number, bool or list"
     )
+
+
+def is_text(value: str) -> bool:
+    """Whether ``value`` can be written as UTF-8: JSON may spell lone surrogates, which nothing can pass on."""
+    return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def encode(document: Mapping[str, object]) -> bytes:

@@ -8,6 +8,8 @@ two records with one id the higher sequence counts; a withdrawal is the last wor
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
@@ -36,6 +38,22 @@ MARKET_RECORD: Final = Struct(
 )
 
 SUBNET_PROPERTY: Final = "golem.node.debug.subnet"
+_ID: Final = re.compile("([0-9a-f]{32})-([0-9a-f]{64})", re.ASCII)
+
+
+class ExpiredRecordError(RemoteProtocolError):
+    """The record's life is over. Nobody's fault: it may have been long under way."""
+
+    code = "expired"
+
+
+def new_subscription_id(issuer: PeerId) -> SubscriptionId:
+    return subscription_id_of(issuer, secrets.token_bytes(16))
+
+
+def subscription_id_of(issuer: PeerId, nonce: bytes) -> SubscriptionId:
+    """``nonce - keccak(address ‖ nonce)``: an id belongs to its issuer, so nobody can occupy another one's."""
+    return SubscriptionId(f"{nonce.hex()}-{keccak256(bytes.fromhex(address_of(issuer)[2:]) + nonce).hex()}")
 
 
 class RecordKind(StrEnum):
@@ -150,6 +168,10 @@ def make_record(
 ) -> MarketRecord:
     """An unsigned record. The subnet is read off the properties ("public" when absent). Raises UsageError."""
     subnet = properties.get(SUBNET_PROPERTY, "public")
+    if isinstance(subnet, list) or not 0 < len(str(subnet)) <= limits.MAX_SUBNET_CHARS:
+        raise UsageError(
+            f"{SUBNET_PROPERTY} is no name of a subnet", hint=f"text of 1 to {limits.MAX_SUBNET_CHARS} characters"
+        )
     return MarketRecord(
         kind,
         record_id,
@@ -163,15 +185,20 @@ def make_record(
 
 
 def verify_record(record: MarketRecord, domain: Domain, *, now: float) -> None:
-    """Form, life and signature. Raises RemoteProtocolError saying which rule is broken."""
+    """Form, life and signature. Raises RemoteProtocolError saying which rule is broken (ExpiredRecordError: life)."""
     if len(record.content) + len(record.id) + len(record.subnet) > limits.MAX_RECORD_BYTES:
         raise RemoteProtocolError(f"record {record.id[:80]} is larger than {limits.MAX_RECORD_BYTES} bytes")
     if record.expires_at <= now:
-        raise RemoteProtocolError(f"record {record.id} expired {now - record.expires_at:.1f} s ago")
+        raise ExpiredRecordError(f"record {record.id} expired {now - record.expires_at:.1f} s ago")
     if record.issued_at > now + limits.MAX_CLOCK_SKEW_S:
         raise RemoteProtocolError(f"record {record.id} is issued {record.issued_at - now:.0f} s in the future")
     if record.expires_at - record.issued_at > limits.RECORD_TTL_S + 1:
         raise RemoteProtocolError(f"record {record.id} lives longer than {limits.RECORD_TTL_S:.0f} s")
+    nonce = _ID.fullmatch(record.id)
+    if nonce is None or subscription_id_of(record.issuer, bytes.fromhex(nonce[1])) != record.id:
+        raise RemoteProtocolError(f"record id {record.id[:120]!r} does not belong to its issuer {record.issuer}")
+    if record.kind is RecordKind.WITHDRAWAL and record.content:
+        raise RemoteProtocolError(f"the withdrawal {record.id} has content")
     if recover(record.digest(domain), record.signature) != public_key_of(record.issuer):
         raise RemoteProtocolError(f"record {record.id} is not signed by its issuer {record.issuer}")
     if record.kind is not RecordKind.WITHDRAWAL:

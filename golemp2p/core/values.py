@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 from semver import Version
@@ -89,6 +90,7 @@ def _wildcard(pattern: str, text: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=4096)  # a list of versions against many clauses would parse each again and again
 def _parse(kind: str, text: str) -> Decimal | Version | datetime | None:
     match kind:
         case "d":
@@ -114,10 +116,12 @@ def _list_equals(items: list[Scalar], text: str) -> bool:
     """``[a,b]``: same length and every element found; any other text: membership."""
     wanted = _parse_list(text)
     if wanted is None:
-        return any(_compare_scalar(item, "=", text, "") for item in items)
-    return len(wanted) == len(items) and all(
-        any(_compare_scalar(item, "=", element, "") for item in items) for element in wanted
-    )
+        return _contains(items, text)
+    return len(wanted) == len(items) and all(_contains(items, element) for element in dict.fromkeys(wanted))
+
+
+def _contains(items: list[Scalar], text: str) -> bool:
+    return any(_compare_scalar(item, "=", text, "") for item in items)
 
 
 def _parse_list(text: str) -> list[str] | None:

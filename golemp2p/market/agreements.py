@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -23,7 +23,6 @@ from golemp2p.errors import (
     DeadlineError,
     GolemError,
     GoneError,
-    NetworkError,
     NotFoundError,
     RemoteProtocolError,
     UsageError,
@@ -100,8 +99,11 @@ class Agreements:
         self._delivery = delivery
         self._clock = clock
         self._known: dict[AgreementId, Agreement] = {}  # all open ones and the latest ended
-        self._locks: dict[AgreementId, trio.Lock] = {}
+        self._started = clock()
+        self._locks: dict[AgreementId, tuple[trio.Lock, list[None]]] = {}  # with one entry for each who uses it
+        self._approving: dict[AgreementId, tuple[float, float]] = {}  # not before this moment, and the wait so far
         self._proposal_of: dict[AgreementId, Proposal] = {}  # made, not confirmed yet
+        self._confirmed: dict[AgreementId, float] = {}  # when; those of a former life count from our start
         self._listeners: list[AgreementListener] = []
         self._news = Notifier()
 
@@ -132,7 +134,7 @@ class Agreements:
         Raises UsageError (not the provider's draft), ConflictError (made already), NotFoundError, GoneError.
         """
         theirs = self._negotiation.find(proposal_id)
-        if theirs.ours or theirs.previous is None:
+        if theirs.ours or theirs.previous is None or not theirs.id.startswith("R-"):
             raise UsageError(
                 f"proposal {proposal_id} is no answer of a provider", hint="counter the initial proposal first"
             )
@@ -141,8 +143,8 @@ class Agreements:
         if theirs.state is not ProposalState.DRAFT:
             raise UsageError(f"proposal {proposal_id} is {theirs.state.shown} and cannot become an agreement")
         now = self._clock()
-        if valid_to <= now:
-            raise UsageError("validTo is in the past")
+        if not now < valid_to <= now + limits.MAX_AGREEMENT_LIFE_S:
+            raise UsageError("validTo is in the past, or more than ten years away")
         ours = self._negotiation.find(theirs.previous)
         content = make_content(theirs.subscription, self._signer.peer_id, ours, theirs.counterpart, theirs.peer, theirs)
         agreement = rows.agreement_from_parts(
@@ -157,24 +159,31 @@ class Agreements:
         )
         self._negotiation.mark_accepted(theirs)
         self._proposal_of[agreement.id] = theirs
-        await self._store(agreement)
+        try:
+            await self._store(agreement)
+        except GolemError:
+            del self._proposal_of[agreement.id]
+            self._negotiation.reopen(theirs)
+            raise
         return agreement.id
 
     async def confirm(self, agreement_id: AgreementId, session_id: str | None) -> None:
         """Sign and send to the provider. Raises GoneError (not a proposal any more), NetworkError."""
-        async with self._lock(agreement_id):
+        async with self._locked(agreement_id):
             agreement = await self.get(agreement_id)
             if agreement.role is not Role.REQUESTOR:
                 raise UsageError("only the requestor confirms an agreement")
             if agreement.state is not _S.PROPOSAL:
                 raise GoneError(f"agreement {agreement_id} is {agreement.state.value}, not Proposal")
-            proposal = self._proposal_of.pop(agreement_id, None)
+            proposal = self._proposal_of.get(agreement_id)
             if proposal is None:
                 raise GoneError(f"agreement {agreement_id} was never sent and the node restarted since")
             signature = self._signer.sign(digest(self._domain, AGREEMENT_STRUCT, agreement.signed_message()))
             agreement = self._after(agreement, AgreementEvent.CONFIRM)
             agreement = replace(agreement, requestor_signature=signature, session_id=session_id)
             await self._store(agreement)
+            self._proposal_of.pop(agreement_id, None)
+            self._confirmed[agreement_id] = self._clock()
         body = AgreementBody(
             id=agreement.id,
             proposal=proposal.key,
@@ -189,7 +198,11 @@ class Agreements:
             )
         except GolemError as exc:
             reason = {"message": f"the provider did not take the agreement: {exc.message}"}
-            await self._end(agreement_id, AgreementEvent.CANCEL, reason, tell=isinstance(exc, NetworkError))
+            try:  # a UsageError says that the provider stored nothing; after any other error it may have
+                await self._end(agreement_id, AgreementEvent.CANCEL, reason, tell=not isinstance(exc, UsageError))
+            except GoneError:  # its answer was faster than its acknowledgement
+                if (await self.get(agreement_id)).state in (_S.APPROVED, _S.REJECTED):
+                    return
             raise
 
     async def cancel(self, agreement_id: AgreementId, reason: Mapping[str, object]) -> None:
@@ -226,7 +239,7 @@ class Agreements:
         Our signature is stored before it is sent. Approved is what the requestor acknowledged: it may have cancelled
         in the meantime. Raises GoneError, DeadlineError (still being delivered).
         """
-        async with self._lock(agreement_id):
+        async with self._locked(agreement_id):
             agreement = await self.get(agreement_id)
             if agreement.role is not Role.PROVIDER:
                 raise UsageError("only the provider approves an agreement")
@@ -238,20 +251,32 @@ class Agreements:
                 signature = self._signer.sign(digest(self._domain, AGREEMENT_STRUCT, agreement.signed_message()))
                 agreement = replace(agreement, provider_signature=signature)
                 await self._store(agreement)
-        body = ApproveBody(id=agreement_id, signature=agreement.provider_signature).to_wire()
+        await self._deliver_approval(agreement, timeout_s)
+
+    async def _deliver_approval(self, agreement: Agreement, timeout_s: float) -> None:
+        """Raises DeadlineError (:meth:`run` tries again), GoneError (the requestor has given up)."""
+        body = ApproveBody(id=agreement.id, signature=agreement.provider_signature).to_wire()
+        _, wait_s = self._approving.get(agreement.id, (0.0, limits.APPROVAL_RETRY_S / 2))
+        wait_s = min(2 * wait_s, limits.APPROVAL_RETRY_MAX_S)
+        self._approving[agreement.id] = (self._clock() + timeout_s + wait_s, wait_s)
         try:
             await self._rpc.call(agreement.requestor, PROTOCOL, "approve", body, timeout_s=timeout_s)
-        except NetworkError as exc:
+        except (GoneError, NotFoundError) as exc:
+            self._approving.pop(agreement.id, None)
+            by = {"message": exc.message}
+            with contextlib.suppress(GoneError):  # its own word about that was faster
+                await self._end(agreement.id, AgreementEvent.CANCEL, by, tell=False, by_peer=True)
+            raise GoneError(f"the requestor no longer wants agreement {agreement.id}: {exc.message}") from exc
+        except GolemError as exc:  # unreachable, busy, in trouble: it may have our approval or not
+            self._approving[agreement.id] = (self._clock() + wait_s, wait_s)
             raise DeadlineError(f"the approval has not reached the requestor yet: {exc.message}") from exc
-        except GolemError as exc:
-            await self._end(agreement_id, AgreementEvent.CANCEL, {"message": exc.message}, tell=False)
-            raise GoneError(f"the requestor no longer wants agreement {agreement_id}: {exc.message}") from exc
-        await self._approved(agreement_id)
+        self._approving.pop(agreement.id, None)
+        await self._approved(agreement.id)
 
     async def reject(self, agreement_id: AgreementId, reason: Mapping[str, object]) -> None:
         agreement = await self.get(agreement_id)
-        if agreement.role is not Role.PROVIDER or agreement.provider_signature:
-            raise GoneError(f"agreement {agreement_id} cannot be rejected now")
+        if agreement.role is not Role.PROVIDER:
+            raise UsageError("only the provider rejects an agreement")
         await self._end(agreement_id, AgreementEvent.REJECT, reason, tell=True)
 
     async def usable(self, agreement_id: AgreementId) -> Agreement:
@@ -297,9 +322,15 @@ class Agreements:
 
     async def on_agree(self, peer: PeerId, raw: dict[str, Any]) -> object:
         body = AgreementBody.model_validate(raw)
-        known = self._known.get(AgreementId(body.id))
-        if known is not None and known.requestor == peer and known.content == body.content:
-            return {}  # sent again
+        async with self._locked(AgreementId(body.id)):
+            return await self._take(peer, body)
+
+    async def _take(self, peer: PeerId, body: AgreementBody) -> object:
+        with contextlib.suppress(NotFoundError):
+            known = await self.get(AgreementId(body.id))
+            if known.requestor == peer and known.content == body.content:
+                return {}  # sent again
+            raise ConflictError(f"there is another agreement {body.id}")
         offer = self._negotiation.find_key(body.proposal, peer)
         if not offer.ours or offer.previous is None or offer.state is not ProposalState.DRAFT:
             raise UsageError(f"proposal {body.proposal} is {offer.state.shown} and cannot become an agreement")
@@ -323,10 +354,17 @@ class Agreements:
         )
         if not signature_ok(agreement, self._domain, body.signature, peer):
             raise RemoteProtocolError("the agreement is not signed by the requestor")
-        if agreement.valid_to <= self._clock():
-            raise UsageError("the agreement's validTo is in the past")
+        now = self._clock()
+        if not now < agreement.valid_to <= now + limits.MAX_AGREEMENT_LIFE_S:
+            raise UsageError("the agreement's validTo is in the past, or more than ten years away")
+        if agreement.created_at > now + limits.MAX_CLOCK_SKEW_S:
+            raise UsageError("the agreement is made in the future; the clocks differ too much")
         self._negotiation.mark_accepted(offer)
-        await self._store(agreement)
+        try:
+            await self._store(agreement)
+        except GolemError:
+            self._negotiation.reopen(offer)
+            raise
         own.events.put(AgreementReceived(agreement, self._clock()))
         return {}
 
@@ -337,6 +375,8 @@ class Agreements:
             raise RemoteProtocolError("only the provider approves")
         if not signature_ok(agreement, self._domain, body.signature, peer):
             raise RemoteProtocolError("the approval is not signed by the provider")
+        if agreement.provider_signature == body.signature:
+            return {}  # sent again; it may even have been terminated since
         await self._approved(agreement.id, body.signature)
         return {}
 
@@ -374,7 +414,7 @@ class Agreements:
         return replace(agreement, state=AGREEMENT.next(agreement.state, event))
 
     async def _approved(self, agreement_id: AgreementId, provider_signature: bytes | None = None) -> None:
-        async with self._lock(agreement_id):
+        async with self._locked(agreement_id):
             agreement = await self.get(agreement_id)
             if agreement.state is _S.APPROVED:
                 return
@@ -386,6 +426,7 @@ class Agreements:
                 provider_signature=provider_signature or agreement.provider_signature,
             )
             await self._store(agreement, "AgreementApprovedEvent")
+            self._confirmed.pop(agreement_id, None)
 
     async def _end(
         self,
@@ -396,10 +437,12 @@ class Agreements:
         tell: bool,
         by_peer: bool = False,
     ) -> None:
-        async with self._lock(agreement_id):
+        async with self._locked(agreement_id):
             agreement = await self.get(agreement_id)
             if not AGREEMENT.can(agreement.state, event):
                 raise GoneError(f"agreement {agreement_id} is {agreement.state.value}")
+            if event is AgreementEvent.REJECT and agreement.provider_signature:
+                raise GoneError(f"agreement {agreement_id} is signed already and cannot be rejected")
             requestor_did = (agreement.role is Role.REQUESTOR) is not by_peer
             terminator = "Requestor" if requestor_did else "Provider"
             was_sent = agreement.state is not _S.PROPOSAL
@@ -414,6 +457,9 @@ class Agreements:
             body = EndBody(id=agreement_id, reason=dict(reason)).to_wire()
             word = (told, body) if tell and was_sent and told else None
             await self._store(agreement, f"Agreement{agreement.state.value}Event", reason, terminator, word)
+            self._proposal_of.pop(agreement_id, None)
+            self._approving.pop(agreement_id, None)
+            self._confirmed.pop(agreement_id, None)
         if agreement.role is Role.REQUESTOR:
             self._negotiation.start_over(agreement.demand_id, agreement.offer_id)
 
@@ -434,7 +480,9 @@ class Agreements:
             if word is not None:
                 self._delivery.add(connection, agreement.counterpart, word[0], agreement.id, word[1])
 
-        await self._storage.run(job)
+        # A caller that gives up between disk and memory would leave the two apart.
+        with trio.CancelScope(shield=True):
+            await self._storage.run(job)
         self._known[agreement.id] = agreement
         self._trim()
         if word is not None:
@@ -444,43 +492,74 @@ class Agreements:
         for listener in self._listeners:
             listener(agreement)
 
-    def _lock(self, agreement_id: AgreementId) -> trio.Lock:
-        return self._locks.setdefault(agreement_id, trio.Lock())
+    @contextlib.asynccontextmanager
+    async def _locked(self, agreement_id: AgreementId) -> AsyncIterator[None]:
+        """One at a time for each agreement; the lock lives as long as somebody uses it."""
+        lock, users = self._locks.setdefault(agreement_id, (trio.Lock(), []))
+        users.append(None)
+        try:
+            async with lock:
+                yield
+        finally:
+            users.pop()
+            if not users:
+                del self._locks[agreement_id]
 
     def _trim(self) -> None:
         ended = [a.id for a in self._known.values() if a.state not in _OPEN]
         for agreement_id in ended[: max(0, len(ended) - CACHE_ENDED)]:
             del self._known[agreement_id]
-            self._locks.pop(agreement_id, None)
 
     async def run(self) -> None:
         """Expire what nobody approved in time; carry on with approvals that a former life began."""
-        while True:
-            now = self._clock()
-            for agreement in list(self._known.values()):
-                if agreement.state in (_S.PROPOSAL, _S.PENDING) and agreement.valid_to <= now:
-                    try:
-                        await self._end(agreement.id, AgreementEvent.EXPIRE, {"message": "validTo passed"}, tell=False)
-                    except GoneError:
-                        continue
-                elif (
-                    agreement.state is _S.PENDING
-                    and agreement.role is Role.REQUESTOR
-                    and now - agreement.created_at > limits.AGREEMENT_APPROVE_TIMEOUT_S
-                ):
-                    reason = {"message": "the provider did not answer"}
-                    with contextlib.suppress(GoneError):
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._sweep(nursery)
+                await trio.sleep(SWEEP_INTERVAL_S)
+
+    async def _sweep(self, nursery: trio.Nursery) -> None:
+        now = self._clock()
+        for agreement in list(self._known.values()):
+            if agreement.state not in (_S.PROPOSAL, _S.PENDING):
+                continue
+            with contextlib.suppress(GoneError):  # somebody was faster
+                if agreement.valid_to <= now:
+                    await self._end(agreement.id, AgreementEvent.EXPIRE, {"message": "validTo passed"}, tell=False)
+                elif agreement.state is _S.PROPOSAL:
+                    continue
+                elif agreement.role is Role.REQUESTOR:
+                    if now - self._confirmed.get(agreement.id, self._started) > limits.AGREEMENT_APPROVE_TIMEOUT_S:
+                        reason = {"message": "the provider did not answer"}
                         await self._end(agreement.id, AgreementEvent.CANCEL, reason, tell=True)
-            await trio.sleep(SWEEP_INTERVAL_S)
+                elif agreement.provider_signature and self._approving.get(agreement.id, (0.0, 0.0))[0] <= now:
+                    nursery.start_soon(self._approve_again, agreement)
+
+    async def _approve_again(self, agreement: Agreement) -> None:
+        """Nobody waits for this one: its caller has had a deadline error, or was a former life of the node."""
+        try:
+            await self._deliver_approval(agreement, limits.MARKET_RPC_TIMEOUT_S)
+        except GolemError as exc:
+            log.info("approval_undelivered", agreement=agreement.id, error=exc.message)
 
 
 def _same_terms(expected: bytes, content: bytes) -> bool:
-    """Equal but for the timestamps, which each side took from its own clock."""
-    try:
-        theirs, ours = json.loads(content), json.loads(expected)
+    """Equal but for the timestamps, which each side took from its own clock. 0, 0.0 and false are three things."""
+
+    def terms(document: bytes) -> str:
+        sides = json.loads(document, object_pairs_hook=_no_duplicates)
         for side in ("demand", "offer"):
-            theirs[side].pop("timestamp", None)
-            ours[side].pop("timestamp", None)
-    except (ValueError, KeyError, TypeError, AttributeError):
+            if type(sides[side].pop("timestamp")) is not int:
+                raise TypeError("a timestamp is a whole number of milliseconds")
+        return json.dumps(sides, sort_keys=True, allow_nan=False)
+
+    try:
+        return terms(expected) == terms(content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
-    return bool(theirs == ours)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values with one name readers would take different ones."""
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a name is given twice")
+    return dict(pairs)

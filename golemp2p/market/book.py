@@ -1,10 +1,15 @@
-"""The order book: every live market record that this node knows, its own and others'. In memory, bounded."""
+"""The order book: every live market record that this node knows, its own and others'. In memory, bounded.
+
+The bounds are per issuer and for all. Withdrawals have a bound of their own: an agent that makes and withdraws one
+demand per job must not lock itself out for an hour. Our own records are always taken.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import Enum
 
 from golemp2p import limits
@@ -22,10 +27,28 @@ class Applied(Enum):
     REFUSED = "refused"  # a limit
 
 
+@dataclass
+class _Issuer:
+    live: set[SubscriptionId] = field(default_factory=set)
+    withdrawn: set[SubscriptionId] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """The book in order of ids; good until it changes or a record in it expires. Sorting 50,000 takes 40 ms."""
+
+    records: list[MarketRecord]
+    ids: list[SubscriptionId]
+    digest: bytes
+    good_until: float
+
+
 class OrderBook:
-    def __init__(self) -> None:
+    def __init__(self, me: PeerId | None = None) -> None:
+        self._me = me
         self._records: dict[SubscriptionId, MarketRecord] = {}
-        self._by_issuer: dict[PeerId, set[SubscriptionId]] = defaultdict(set)
+        self._issuers: dict[PeerId, _Issuer] = {}
+        self._snapshot: _Snapshot | None = None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -38,16 +61,34 @@ class OrderBook:
                 return Applied.REFUSED
             if known.sequence >= record.sequence or known.kind is RecordKind.WITHDRAWAL:
                 return Applied.NOTHING
-            self._records[record.id] = record
+            self._put(record)
             return Applied.WITHDRAWN if record.kind is RecordKind.WITHDRAWAL else Applied.RENEWED
-        if (
-            len(self._records) >= limits.MAX_RECORDS
-            or len(self._by_issuer[record.issuer]) >= limits.MAX_RECORDS_PER_ISSUER
-        ):
+        if record.issuer != self._me and self._is_full(record):
             return Applied.REFUSED
-        self._records[record.id] = record
-        self._by_issuer[record.issuer].add(record.id)
+        self._put(record)
         return Applied.WITHDRAWN if record.kind is RecordKind.WITHDRAWAL else Applied.NEW
+
+    def _is_full(self, record: MarketRecord) -> bool:
+        if len(self._records) >= limits.MAX_RECORDS:
+            return True
+        issuer = self._issuers.get(record.issuer)
+        return (
+            record.kind is not RecordKind.WITHDRAWAL
+            and issuer is not None
+            and len(issuer.live) >= limits.MAX_RECORDS_PER_ISSUER
+        )
+
+    def _put(self, record: MarketRecord) -> None:
+        self._records[record.id] = record
+        self._snapshot = None
+        issuer = self._issuers.setdefault(record.issuer, _Issuer())
+        if record.kind is not RecordKind.WITHDRAWAL:
+            issuer.live.add(record.id)
+            return
+        issuer.live.discard(record.id)
+        issuer.withdrawn.add(record.id)
+        if len(issuer.withdrawn) > limits.MAX_WITHDRAWALS_PER_ISSUER:
+            self.forget(min(issuer.withdrawn, key=lambda i: self._records[i].expires_at))
 
     def is_news(self, record: MarketRecord) -> bool:
         """Whether ``record`` would change anything; cheap, before the signature is looked at."""
@@ -70,16 +111,24 @@ class OrderBook:
             if record.kind is kind and record.expires_at > now and subnet in (None, record.subnet):
                 yield record
 
-    def all_records(self, now: float) -> list[MarketRecord]:
-        """Everything worth telling a neighbour, withdrawals included, in a stable order."""
-        return sorted((r for r in self._records.values() if r.expires_at > now), key=lambda r: r.id)
+    def all_records(self, now: float, *, after: str = "") -> list[MarketRecord]:
+        """Everything worth telling a neighbour, withdrawals included, in the order of ids, from ``after`` on."""
+        snapshot = self._sorted(now)
+        return snapshot.records[bisect_right(snapshot.ids, after) :]
 
     def digest(self, now: float) -> bytes:
         """Equal on two nodes when they know the same; 16 bytes."""
-        state = hashlib.blake2b(digest_size=16)
-        for record in self.all_records(now):
-            state.update(f"{record.id}:{record.sequence}\n".encode())
-        return state.digest()
+        return self._sorted(now).digest
+
+    def _sorted(self, now: float) -> _Snapshot:
+        if self._snapshot is None or self._snapshot.good_until <= now:
+            records = sorted((r for r in self._records.values() if r.expires_at > now), key=lambda r: r.id)
+            state = hashlib.blake2b(digest_size=16)
+            for record in records:
+                state.update(f"{record.id}:{record.sequence}\n".encode())
+            good_until = min((r.expires_at for r in records), default=float("inf"))
+            self._snapshot = _Snapshot(records, [r.id for r in records], state.digest(), good_until)
+        return self._snapshot
 
     def remove_expired(self, now: float) -> list[MarketRecord]:
         gone = [r for r in self._records.values() if r.expires_at <= now]
@@ -89,8 +138,11 @@ class OrderBook:
 
     def forget(self, record_id: SubscriptionId) -> None:
         record = self._records.pop(record_id, None)
-        if record is not None:
-            ids = self._by_issuer[record.issuer]
-            ids.discard(record_id)
-            if not ids:
-                del self._by_issuer[record.issuer]
+        if record is None:
+            return
+        self._snapshot = None
+        issuer = self._issuers[record.issuer]
+        issuer.live.discard(record_id)
+        issuer.withdrawn.discard(record_id)
+        if not issuer.live and not issuer.withdrawn:
+            del self._issuers[record.issuer]

@@ -26,13 +26,15 @@ class Notifier:
 
     async def poll(self, fetch: Callable[[], Awaitable[list[T]]], timeout_s: float) -> list[T]:
         """What ``fetch`` gives as soon as it is not empty, else [] at the deadline."""
-        with trio.move_on_after(min(timeout_s, limits.MAX_LONG_POLL_S)):
-            while True:
-                event = self._event  # before the look, so that news in between is not missed
-                if found := await fetch():
-                    return found
+        deadline = trio.current_time() + min(timeout_s, limits.MAX_LONG_POLL_S)
+        while True:
+            event = self._event  # before the look, so that news in between is not missed
+            if found := await fetch():  # outside the deadline: also a poll without patience looks once
+                return found
+            with trio.move_on_at(deadline):
                 await event.wait()
-        return []
+            if not event.is_set():
+                return []
 
 
 class EventQueue(Generic[T]):

@@ -17,7 +17,16 @@ from golemp2p.core.ids import PeerId, ProposalId, SubscriptionId, new_proposal_i
 from golemp2p.core.properties import Properties
 from golemp2p.core.proposal import Proposal, ProposalEvent, ProposalState
 from golemp2p.core.records import MarketRecord, RecordKind, decode_terms, encode_terms
-from golemp2p.errors import GoneError, NotFoundError, RemoteProtocolError, UsageError
+from golemp2p.errors import (
+    ConflictError,
+    GolemError,
+    GoneError,
+    NetworkError,
+    NotFoundError,
+    PolicyError,
+    RemoteProtocolError,
+    UsageError,
+)
 from golemp2p.market.book import OrderBook
 from golemp2p.market.subscriptions import ProposalReceived, ProposalRejected, Subscription, Subscriptions
 from golemp2p.market.sync import RecordSync
@@ -26,7 +35,15 @@ from golemp2p.wire.p2p.market import PROTOCOL, CounterBody, RecordBody, RejectBo
 
 log = structlog.get_logger("golemp2p.market")
 
-MAX_PROPOSALS: Final = 50_000  # of all subscriptions together; the oldest finished go first
+_FINISHED: Final = frozenset(
+    {
+        ProposalState.COUNTERED_INITIAL,
+        ProposalState.COUNTERED,
+        ProposalState.REJECTED,
+        ProposalState.ACCEPTED,
+        ProposalState.EXPIRED,
+    }
+)
 
 
 class Negotiation:
@@ -46,7 +63,8 @@ class Negotiation:
         self._me = me
         self._clock = clock
         self._proposals: dict[ProposalId, Proposal] = {}
-        self._offered: set[tuple[SubscriptionId, SubscriptionId]] = set()  # (demand, offer) with a proposal out
+        self._of_peer: dict[PeerId, dict[ProposalId, None]] = {}  # made by countering, oldest first
+        self._offered: dict[SubscriptionId, set[SubscriptionId]] = {}  # demand -> offers with a proposal out
 
     # --- matching ---
 
@@ -63,11 +81,12 @@ class Negotiation:
 
     def match_pair(self, demand: Subscription, offer: MarketRecord, *, again: bool = False) -> None:
         """``again``: the pair may start over, since its last negotiation came to an end."""
-        if offer.issuer == self._me or ((demand.id, offer.id) in self._offered and not again):
+        offered = self._offered.setdefault(demand.id, set())
+        if offer.issuer == self._me or (offer.id in offered and not again):
             return
         if match(demand.record.terms, offer.terms) is not Ternary.TRUE:
             return
-        self._offered.add((demand.id, offer.id))
+        offered.add(offer.id)
         proposal = Proposal(
             new_proposal_id("R"),
             demand.id,
@@ -83,6 +102,11 @@ class Negotiation:
 
     def forget_offer(self, offer_id: SubscriptionId) -> None:
         """The offer was withdrawn: its unanswered initial proposals lead nowhere."""
+        affected = [offers for offers in self._offered.values() if offer_id in offers]
+        if not affected:
+            return
+        for offers in affected:
+            offers.discard(offer_id)
         for proposal in list(self._proposals.values()):
             if proposal.counterpart == offer_id and proposal.state is ProposalState.INITIAL:
                 self._put(proposal.after(ProposalEvent.EXPIRE))
@@ -119,19 +143,45 @@ class Negotiation:
                 return proposal
         raise NotFoundError(f"proposal {key[:80]} is unknown here")
 
-    def put(self, proposal: Proposal) -> None:
-        self._put(proposal)
-
     def _put(self, proposal: Proposal) -> None:
         self._proposals[proposal.id] = proposal
-        if len(self._proposals) > MAX_PROPOSALS:
-            for old in list(self._proposals)[: MAX_PROPOSALS // 10]:
-                del self._proposals[old]
+        if proposal.state is not ProposalState.INITIAL and proposal.state is not ProposalState.COUNTERED_INITIAL:
+            self._of_peer.setdefault(proposal.peer, {}).setdefault(proposal.id)
+        if len(self._proposals) > limits.MAX_PROPOSALS:
+            finished = [p.id for p in self._proposals.values() if p.state in _FINISHED]
+            for old in (finished or list(self._proposals))[: limits.MAX_PROPOSALS // 10]:
+                self._drop(old)
+
+    def _drop(self, proposal_id: ProposalId) -> None:
+        proposal = self._proposals.pop(proposal_id, None)
+        if proposal is not None and (of_peer := self._of_peer.get(proposal.peer)) is not None:
+            of_peer.pop(proposal_id, None)
+            if not of_peer:
+                del self._of_peer[proposal.peer]
+
+    def _make_room(self, peer: PeerId) -> None:
+        """One peer may fill its own share only. Raises PolicyError."""
+        of_peer = self._of_peer.get(peer, {})
+        if len(of_peer) < limits.MAX_PROPOSALS_PER_PEER:
+            return
+        finished = [i for i in of_peer if self._proposals[i].state in _FINISHED]
+        if not finished:
+            raise PolicyError(
+                f"{len(of_peer)} proposals with you are open", hint=f"at most {limits.MAX_PROPOSALS_PER_PEER}"
+            )
+        for old in finished[: limits.MAX_PROPOSALS_PER_PEER // 10]:
+            self._drop(old)
 
     def forget_subscription(self, subscription_id: SubscriptionId) -> None:
         for proposal_id in [p.id for p in self._proposals.values() if p.subscription == subscription_id]:
-            del self._proposals[proposal_id]
-        self._offered = {pair for pair in self._offered if pair[0] != subscription_id}
+            self._drop(proposal_id)
+        self._offered.pop(subscription_id, None)
+
+    def forget_old(self, now: float) -> None:
+        """Drop what nobody went on with; an initial proposal lives as long as its offer and demand do."""
+        for proposal in list(self._proposals.values()):
+            if proposal.state is not ProposalState.INITIAL and proposal.timestamp < now - limits.PROPOSAL_TTL_S:
+                self._drop(proposal.id)
 
     # --- what agents do ---
 
@@ -153,6 +203,8 @@ class Negotiation:
             raise UsageError(f"proposal {proposal_id} is your own", hint="counter the other side's proposal")
         if theirs.state not in (ProposalState.INITIAL, ProposalState.DRAFT):
             raise GoneError(f"proposal {proposal_id} is {theirs.state.shown} and answered already")
+        content = encode_terms(properties, constraints)
+        self._make_room(theirs.peer)
         terms = Terms(properties, constraints)
         _require_match(kind, ours=terms, theirs=theirs.terms)
         side = "R" if kind is RecordKind.DEMAND else "P"
@@ -177,7 +229,7 @@ class Negotiation:
             demand=RecordBody.of(subscription.record) if first else None,
             demand_id=demand_id,
             offer_id=offer_id,
-            content=encode_terms(properties, constraints),
+            content=content,
         )
         # Answered before it is sent, so that a second counter cannot slip in while we wait.
         self._put(theirs.after(ProposalEvent.COUNTER))
@@ -186,10 +238,14 @@ class Negotiation:
             await self._rpc.call(
                 theirs.peer, PROTOCOL, "counter", body.to_wire(), timeout_s=limits.MARKET_RPC_TIMEOUT_S
             )
-        except BaseException:
+        except BaseException as exc:
+            now = self._proposals.get(ours.id)
+            if isinstance(exc, NetworkError) and now is not None and now.state is not ProposalState.DRAFT:
+                return ours.id  # its answer came before the acknowledgement could
             # The peer did not take it: the proposal can be tried again.
-            self._proposals.pop(ours.id, None)
-            self._put(theirs)
+            self._drop(ours.id)
+            if self._subscriptions.find(subscription_id) is not None:
+                self._put(theirs)
             raise
         return ours.id
 
@@ -207,7 +263,10 @@ class Negotiation:
         self._put(theirs.after(ProposalEvent.REJECT, reason=str(reason.get("message", ""))))
         if not initial:  # of an initial proposal the provider does not know
             body = RejectBody(proposal=theirs.key, reason=reason).to_wire()
-            await self._rpc.call(theirs.peer, PROTOCOL, "reject", body, timeout_s=limits.MARKET_RPC_TIMEOUT_S)
+            try:
+                await self._rpc.call(theirs.peer, PROTOCOL, "reject", body, timeout_s=limits.MARKET_RPC_TIMEOUT_S)
+            except GolemError as exc:  # its proposal runs out by itself
+                log.info("rejection_unheard", proposal=proposal_id, peer=theirs.peer, error=exc.message)
 
     # --- what peers do ---
 
@@ -227,10 +286,17 @@ class Negotiation:
             self._sync.take(demand)
         terms = decode_terms(body.content)
         _require_match(kind, ours=own.record.terms, theirs=terms)
-        previous = self._answered_by(body, peer, kind)
         side, counterpart = ("P", demand_id) if kind is RecordKind.OFFER else ("R", offer_id)
+        proposal_id = ProposalId(f"{side}-{body.proposal}")
+        known = self._proposals.get(proposal_id)
+        if known is not None:
+            if known.peer == peer and known.terms == terms:
+                return {}  # sent again after a lost answer
+            raise ConflictError(f"proposal {body.proposal} exists already")
+        self._make_room(peer)
+        previous = self._answered_by(body, peer, kind, own.id, counterpart)
         proposal = Proposal(
-            ProposalId(f"{side}-{body.proposal}"),
+            proposal_id,
             own.id,
             counterpart,
             peer,
@@ -240,25 +306,28 @@ class Negotiation:
             timestamp=self._clock(),
             previous=previous,
         )
-        if proposal.id in self._proposals:
-            return {}  # sent again after a lost answer
         self._put(proposal)
         own.events.put(ProposalReceived(proposal, self._clock()))
         return {}
 
-    def _answered_by(self, body: CounterBody, peer: PeerId, kind: RecordKind) -> ProposalId | None:
+    def _answered_by(
+        self, body: CounterBody, peer: PeerId, kind: RecordKind, own: SubscriptionId, counterpart: SubscriptionId
+    ) -> ProposalId | None:
         """Mark our proposal that ``body`` answers. Raises RemoteProtocolError, GoneError, NotFoundError."""
         if body.previous is None:
             if kind is RecordKind.DEMAND:
                 raise RemoteProtocolError("a provider's proposal answers one of the requestor's")
+            if body.demand is None:
+                raise RemoteProtocolError("the first proposal comes with its demand")
             return None
         ours = self.find_key(body.previous, peer)
         if not ours.ours:
             raise RemoteProtocolError("the proposal answers the sender's own")
-        if ours.state is ProposalState.DRAFT:
-            self._put(ours.after(ProposalEvent.COUNTER))
-        elif ProposalId(f"{ours.id[:2]}{body.proposal}") not in self._proposals:
+        if (ours.subscription, ours.counterpart) != (own, counterpart):
+            raise RemoteProtocolError("the proposal answers one of another offer or demand")
+        if ours.state is not ProposalState.DRAFT:
             raise GoneError(f"proposal {ours.key} is {ours.state.shown} and answered already")
+        self._put(ours.after(ProposalEvent.COUNTER))
         return ours.id
 
     async def on_reject(self, peer: PeerId, raw: dict[str, Any]) -> object:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
 from golemp2p import limits
+from golemp2p.core.constraints import Ternary, match
 from golemp2p.core.eip712 import Domain
 from golemp2p.core.ids import SubscriptionId
 from golemp2p.core.properties import Properties
@@ -24,7 +27,8 @@ from golemp2p.net.rpc import Rpc
 from golemp2p.storage import Storage
 from golemp2p.wire.p2p.market import PROTOCOL
 
-PUSHES: int = 256  # direct answers to demands that wait at once
+PUSHES: Final = 256  # direct answers to demands that wait at once
+PUSH_OFFERS: Final = 16  # of ours to one demand; a pull has the rest
 
 
 class MarketService:
@@ -43,7 +47,7 @@ class MarketService:
         self._clock = clock
         self._network = network
         self.me = signer.peer_id
-        self.book = OrderBook()
+        self.book = OrderBook(self.me)
         self.sync = RecordSync(self.book, network, rpc, domain, clock, self._on_record)
         self.subscriptions = Subscriptions(storage, signer, domain, self.sync, clock)
         self.negotiation = Negotiation(self.book, self.subscriptions, self.sync, rpc, self.me, clock)
@@ -104,20 +108,29 @@ class MarketService:
                 return  # gossip and pulls still carry our offers
 
     async def _answer_demands(self) -> None:
-        """A demand that our offer may fit: hand the offer to its issuer directly, gossip may not have reached it."""
-        async for demand in self._pushes:
-            offers = [s.record for s in self.subscriptions.all(RecordKind.OFFER) if s.record.subnet == demand.subnet][
-                : limits.PULL_PAGE_RECORDS
-            ]
-            if offers:
-                try:
+        """A demand that our offer fits: hand the offer to its issuer directly, gossip may not have reached it."""
+        limiter = trio.CapacityLimiter(limits.PUSHES_AT_ONCE)
+
+        async def push(demand: MarketRecord, offers: list[MarketRecord]) -> None:
+            async with limiter:
+                with contextlib.suppress(GolemError):
                     await self.sync.push(demand.issuer, offers)
-                except GolemError:
-                    continue
+
+        async with trio.open_nursery() as nursery:
+            async for demand in self._pushes:
+                offers = [
+                    s.record
+                    for s in self.subscriptions.all(RecordKind.OFFER)
+                    if s.record.subnet == demand.subnet and match(demand.terms, s.record.terms) is Ternary.TRUE
+                ][:PUSH_OFFERS]
+                if offers and len(nursery.child_tasks) < PUSHES:
+                    nursery.start_soon(push, demand, offers)
 
     async def _expire_records(self) -> None:
         while True:
             await trio.sleep(limits.RECORD_REPUBLISH_S / 30)
-            for record in self.book.remove_expired(self._clock()):
+            now = self._clock()
+            for record in self.book.remove_expired(now):
                 if record.kind is RecordKind.OFFER:
                     self.negotiation.forget_offer(record.id)
+            self.negotiation.forget_old(now)

@@ -13,10 +13,10 @@ import trio
 from golemp2p import limits
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.eip712 import Domain
-from golemp2p.core.ids import ProposalId, SubscriptionId, new_subscription_id
+from golemp2p.core.ids import ProposalId, SubscriptionId
 from golemp2p.core.properties import Properties
 from golemp2p.core.proposal import Proposal
-from golemp2p.core.records import MarketRecord, RecordKind, make_record
+from golemp2p.core.records import MarketRecord, RecordKind, make_record, new_subscription_id
 from golemp2p.errors import GoneError, NotFoundError, PolicyError
 from golemp2p.identity import Signer
 from golemp2p.market.events import EventQueue
@@ -100,7 +100,7 @@ class Subscriptions:
         record = self._sign(
             make_record(
                 kind,
-                new_subscription_id(),
+                new_subscription_id(self._signer.peer_id),
                 self._signer.peer_id,
                 properties,
                 constraints,

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from golemp2p import limits
 from golemp2p.core.eip712 import Domain
 from golemp2p.core.ids import PeerId
-from golemp2p.core.records import MarketRecord, verify_record
+from golemp2p.core.records import ExpiredRecordError, MarketRecord, verify_record
 from golemp2p.errors import GolemError, RemoteProtocolError
 from golemp2p.market.book import Applied, OrderBook
 from golemp2p.net.port import GossipMessage, Network, Verdict
@@ -28,7 +28,7 @@ from golemp2p.wire.p2p.market import PROTOCOL, PullBody, RecordBody, RecordsBody
 log = structlog.get_logger("golemp2p.market.sync")
 
 GOSSIP_WINDOW_S: Final = 0.03  # what is announced within it goes into one message
-GOSSIP_RECORDS: Final = 32
+GOSSIP_RECORDS: Final = 32  # a message with more is refused: checking one record takes 0.2 ms
 GOSSIP_BYTES: Final = 192 * 1024  # below the pubsub frame limit of net/libp2p
 PULL_INTERVAL_S: Final = 20.0
 PULL_PAGES: Final = limits.MAX_RECORDS // limits.PULL_PAGE_RECORDS
@@ -103,13 +103,25 @@ class RecordSync:
 
     def _validate(self, message: GossipMessage) -> Verdict:
         """Pass on what is new here; blame who sends what is wrong. Runs before forwarding, so it applies at once."""
+        applied: list[Applied] = []
         try:
-            records = _decode(message.data)
-            applied = [self.take(record) for record in records]
+            for record in self._decode(message):
+                try:
+                    applied.append(self.take(record))
+                except ExpiredRecordError:
+                    applied.append(Applied.NOTHING)
         except RemoteProtocolError as exc:
             log.info("gossip_refused", origin=message.origin, forwarder=message.forwarder, reason=exc.message)
             return Verdict.REJECT
         return Verdict.ACCEPT if any(a is not Applied.NOTHING for a in applied) else Verdict.IGNORE
+
+    def _decode(self, message: GossipMessage) -> list[MarketRecord]:
+        """Raises RemoteProtocolError: garbage, too many, or records of another topic."""
+        records = _decode(message.data)
+        for record in records:
+            if topic_of(self._domain.network, record.subnet) != message.topic:
+                raise RemoteProtocolError(f"record {record.id} of subnet {record.subnet!r} is on {message.topic!r}")
+        return records
 
     async def _on_gossip(self, message: GossipMessage) -> None:
         """Nothing more to do: the validator applied the records."""
@@ -139,8 +151,19 @@ class RecordSync:
                 log.debug("pull_skipped", peer=peer)
 
     async def _pull_new_neighbours(self) -> None:
-        async for peer in self._connections:
-            await self._try_pull(peer)
+        async def pull(peer: PeerId) -> None:
+            async with limiter:
+                waiting.discard(peer)
+                await self._try_pull(peer)
+
+        waiting: set[PeerId] = set()
+
+        limiter = trio.CapacityLimiter(limits.PULLS_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            async for peer in self._connections:
+                if peer not in waiting:
+                    waiting.add(peer)
+                    nursery.start_soon(pull, peer)
 
     async def _compare_now_and_then(self) -> None:
         while True:
@@ -151,7 +174,10 @@ class RecordSync:
 
     async def _try_pull(self, peer: PeerId) -> None:
         try:
-            count = await self.pull(peer)
+            with trio.fail_after(limits.PULL_TIMEOUT_S):
+                count = await self.pull(peer)
+        except trio.TooSlowError:
+            log.info("pull_too_slow", peer=peer)
         except GolemError as exc:
             log.debug("pull_failed", peer=peer, error=exc.message)
         else:
@@ -160,7 +186,7 @@ class RecordSync:
 
     async def pull(self, peer: PeerId) -> int:
         """Take what ``peer`` has and we do not; the number of changes. Raises GolemError."""
-        after, changes = "", 0
+        after, changes, refused = "", 0, 0
         digest = self._book.digest(self._clock())
         for _ in range(PULL_PAGES):
             body = PullBody(after=after, digest=digest).to_wire()
@@ -169,10 +195,17 @@ class RecordSync:
             for entry in page.records:
                 try:
                     changes += self.take(entry.record()) is not Applied.NOTHING
-                except RemoteProtocolError as exc:  # e.g. it expired on the way; the rest may be fine
+                except ExpiredRecordError:
+                    continue
+                except RemoteProtocolError as exc:  # the rest may be fine
                     log.info("record_refused", peer=peer, record=entry.id, reason=exc.message)
+                    refused += 1
+                    if refused > limits.PULL_MAX_REFUSED:
+                        raise RemoteProtocolError(f"{peer} sends records that are wrong: {exc.message}") from exc
             if not page.more or not page.records:
                 break
+            if page.records[-1].id <= after:
+                raise RemoteProtocolError(f"{peer} sends its records in no order")
             after = page.records[-1].id
         return changes
 
@@ -186,7 +219,7 @@ class RecordSync:
         now = self._clock()
         if request.digest and request.digest == self._book.digest(now):
             return RecordsBody(records=[]).to_wire()
-        rest = [r for r in self._book.all_records(now) if r.id > request.after]
+        rest = self._book.all_records(now, after=request.after)
         page: list[RecordBody] = []
         size = 0
         for record in rest[: limits.PULL_PAGE_RECORDS]:
@@ -198,7 +231,10 @@ class RecordSync:
 
     async def on_push(self, _peer: PeerId, raw: dict[str, Any]) -> object:
         for entry in RecordsBody.model_validate(raw).records:
-            self.take(entry.record())
+            try:
+                self.take(entry.record())
+            except ExpiredRecordError:
+                continue
         return {}
 
 
@@ -232,7 +268,10 @@ def _decode(data: bytes) -> list[MarketRecord]:
         raw = msgpack.unpackb(data)
     except (ValueError, msgpack.UnpackException) as exc:  # bad UTF-8, too deep, cut short
         raise RemoteProtocolError(f"a gossip message is no msgpack: {exc}") from exc
-    return [entry.record() for entry in _records_body(raw).records]
+    records = [entry.record() for entry in _records_body(raw).records]
+    if len(records) > GOSSIP_RECORDS:
+        raise RemoteProtocolError(f"a gossip message has {len(records)} records; at most {GOSSIP_RECORDS}")
+    return records
 
 
 def _records_body(raw: object) -> RecordsBody:

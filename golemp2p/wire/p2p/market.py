@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId, SubscriptionId
@@ -13,7 +14,21 @@ from golemp2p.core.records import MarketRecord, RecordKind
 PROTOCOL = "/golemp2p/market/1"
 
 Id = Annotated[str, Field(min_length=1, max_length=160)]
-Reason = dict[str, Any]
+Key = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # proposals (without R- or P-) and agreements
+
+
+def _reason(value: dict[str, Any]) -> dict[str, Any]:
+    """A reason is passed on to agents as JSON, so it must be some, of a bounded size."""
+    try:
+        size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ValueError(f"the reason is no JSON: {exc}") from exc
+    if size > limits.MAX_REASON_BYTES:
+        raise ValueError(f"the reason has {size} bytes; at most {limits.MAX_REASON_BYTES}")
+    return value
+
+
+Reason = Annotated[dict[str, Any], AfterValidator(_reason)]
 
 
 class Body(BaseModel):
@@ -29,7 +44,7 @@ class RecordBody(Body):
     kind: RecordKind
     id: Id
     issuer: Id
-    subnet: Annotated[str, Field(max_length=128)]
+    subnet: Annotated[str, Field(min_length=1, max_length=limits.MAX_SUBNET_CHARS)]
     content: Annotated[bytes, Field(max_length=limits.MAX_RECORD_BYTES)]
     sequence: Annotated[int, Field(ge=0, lt=2**64)]
     issued_at: Annotated[int, Field(ge=0, lt=2**53)]  # milliseconds since the epoch
@@ -87,8 +102,8 @@ class PullBody(Body):
 class CounterBody(Body):
     """A counter-proposal. ``previous`` is None for the first one, which answers the offer itself."""
 
-    proposal: Id
-    previous: Id | None = None
+    proposal: Key
+    previous: Key | None = None
     demand: RecordBody | None = None  # with the first one, so that the provider need not have heard it by gossip
     demand_id: Id
     offer_id: Id
@@ -102,15 +117,15 @@ class CounterBody(Body):
 
 
 class RejectBody(Body):
-    proposal: Id
+    proposal: Key
     reason: Reason
 
 
 class AgreementBody(Body):
     """The requestor's signed agreement. ``proposal`` is the provider's proposal that it was made of."""
 
-    id: Id
-    proposal: Id
+    id: Key
+    proposal: Key
     content: Annotated[bytes, Field(max_length=2 * limits.MAX_RECORD_BYTES)]
     created_at: Annotated[int, Field(ge=0, lt=2**53)]
     valid_to: Annotated[int, Field(ge=0, lt=2**53)]
@@ -118,12 +133,12 @@ class AgreementBody(Body):
 
 
 class ApproveBody(Body):
-    id: Id
+    id: Key
     signature: Annotated[bytes, Field(min_length=65, max_length=65)]
 
 
 class EndBody(Body):
     """Reject, cancel or terminate."""
 
-    id: Id
+    id: Key
     reason: Reason
