@@ -1,0 +1,112 @@
+"""Judging offers: prices, whether they can be afforded, and why none matched. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from golemp2p.core.money import Amount, linear_cost
+from golemp2p.core.properties import Properties
+from golemp2p.wire.rest.node import OfferVerdict
+
+DURATION: Final = "golem.usage.duration_sec"
+CPU: Final = "golem.usage.cpu_sec"
+TYPICAL_TASK_S: Final = 60.0  # by which start prices and rates are compared
+SHORTEST_JOB_S: Final = 10.0  # a budget that does not pay so much of one provider is too small to begin
+HOUR_S: Final = 3_600.0
+
+
+@dataclass(frozen=True)
+class LinearPrice:
+    """``coeffs``: GLM per unit of each counter of ``usage``, then the start price."""
+
+    usage: tuple[str, ...]
+    coeffs: tuple[float, ...]
+
+    @classmethod
+    def of(cls, offer: Properties) -> LinearPrice | None:
+        """None when we could not tell in advance what it will cost (no linear price, a price on unknown counters)."""
+        usage, coeffs = offer.get("golem.com.usage.vector"), offer.get("golem.com.pricing.model.linear.coeffs")
+        if (
+            offer.get("golem.com.pricing.model") != "linear"
+            or not isinstance(usage, list)
+            or not isinstance(coeffs, list)
+        ):
+            return None
+        numbers = [float(c) for c in coeffs if isinstance(c, int | float) and not isinstance(c, bool)]
+        if len(numbers) != len(coeffs) or len(coeffs) != len(usage) + 1 or any(c < 0 for c in numbers):
+            return None
+        names = tuple(str(name) for name in usage)
+        if any(price and name not in (DURATION, CPU) for name, price in zip(names, numbers, strict=False)):
+            return None
+        return cls(names, tuple(numbers))
+
+    def cost(self, usage: Sequence[float]) -> Amount:
+        """Raises UsageError when the usage does not fit."""
+        return linear_cost(list(self.coeffs), list(usage))
+
+    def cost_of_time(self, wall_s: float, cpu_s: float) -> Amount:
+        by_name = {DURATION: wall_s, CPU: cpu_s}
+        return self.cost([by_name.get(name, 0.0) for name in self.usage])
+
+    @property
+    def rank(self) -> Amount:
+        """What a typical task costs; cheaper offers are asked first."""
+        return self.cost_of_time(TYPICAL_TASK_S, TYPICAL_TASK_S)
+
+    @property
+    def per_hour(self) -> Amount:
+        """One hour with one busy CPU, the start price included."""
+        return self.cost_of_time(HOUR_S, HOUR_S)
+
+    @property
+    def least(self) -> Amount:
+        return self.cost_of_time(SHORTEST_JOB_S, SHORTEST_JOB_S)
+
+
+def implausible(price: LinearPrice, usage: Sequence[float], *, life_s: float, threads: float) -> str:
+    """Why the reported usage cannot be, or "". ``life_s``: how long the agreement has existed by our clock."""
+    if len(usage) != len(price.usage):
+        return f"{len(usage)} usage counters instead of {len(price.usage)}"
+    for name, counter in zip(price.usage, usage, strict=True):
+        limit = {DURATION: life_s, CPU: life_s * threads}.get(name)
+        if counter < 0 or (limit is not None and counter > limit):
+            return f"{name} of {counter:.3f} is not possible after {life_s:.0f} s"
+    return ""
+
+
+def threads_of(offer: Properties) -> float:
+    value = offer.get("golem.inf.cpu.threads")
+    return float(value) if isinstance(value, int | float) and value >= 1 else 1.0
+
+
+def why_no_offers(verdicts: Sequence[OfferVerdict], problems: Mapping[str, str], *, waited_s: float) -> str:
+    """One sentence: the clauses that fail for most offers, or what kept matching offers from becoming agreements.
+
+    ``problems``: provider name -> what happened last.
+    """
+    if not verdicts:
+        return f"no offers were seen within {waited_s:g} s"
+    matching = [v for v in verdicts if v.result == "true"]
+    if matching:
+        if problems:
+            told = "; ".join(f"{name}: {problem}" for name, problem in sorted(problems.items())[:5])
+            return f"{_offers(len(verdicts))} seen, {len(matching)} match, but no agreement came about: {told}"
+        return f"{_offers(len(matching))} match, but no provider answered within {waited_s:g} s"
+    failing: Counter[str] = Counter()
+    for verdict in verdicts:
+        failing.update(set(verdict.demand_clauses))
+        failing.update(f"the offer's {clause}" for clause in set(verdict.offer_clauses))
+    told = ", ".join(f"{clause} fails for {count} of them" for clause, count in failing.most_common(5))
+    return f"{_offers(len(verdicts))} seen, none matches: {told}"
+
+
+def _offers(count: int) -> str:
+    return "1 offer" if count == 1 else f"{count} offers"
+
+
+def both(clauses: Sequence[str]) -> str:
+    """All of ``clauses``."""
+    return "()" if not clauses else clauses[0] if len(clauses) == 1 else f"(&{''.join(clauses)})"
