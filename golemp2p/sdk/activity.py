@@ -140,7 +140,7 @@ class Activity:
         if isinstance(step, RunStep) and code > 0:
             if not step.check:
                 return
-            output = step.output(code)
+            output = step.output(code, message)
             raise CommandFailedError(
                 message or f"{step.name} exited with code {code}",
                 exit_code=code,
@@ -200,7 +200,7 @@ class _Progress:
         self.done.append((index, code, message))
         step = self.step(index)
         if isinstance(step, RunStep) and (code == 0 or (code > 0 and not step.check)):
-            step.handle.resolve(step.output(code))
+            step.handle.resolve(step.output(code, _explanation(message)))
 
     async def _hear(self, index: int, stream: str, value: Any) -> None:
         step = self.step(index)
@@ -216,3 +216,8 @@ def _exit_code(message: str) -> int:
     """Poll results carry the code in the message only (protocols/activity.md)."""
     words = message.removeprefix("ExeScript command exited with code ").split(":")[0].split()
     return int(words[0]) if message.startswith("ExeScript") and words and words[0].isdecimal() else -1
+
+
+def _explanation(message: str) -> str:
+    """What follows "… exited with code N: "."""
+    return message.partition(": ")[2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from golemp2p.errors import GolemError, NetworkError, PolicyError, UsageError
+from golemp2p.errors import DeadlineError, GolemError, NetworkError, PolicyError, UsageError
 
 
 class NoOffersError(GolemError):
@@ -49,7 +49,7 @@ class TaskRejectedError(GolemError):
     code = "task_rejected"
 
 
-class TaskTimeoutError(NetworkError):
+class TaskTimeoutError(DeadlineError):
     """A task was not finished within ``task_timeout_s``."""
 
     code = "task_timeout"

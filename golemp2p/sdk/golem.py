@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from decimal import Decimal
+from functools import partial
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
@@ -98,6 +99,7 @@ class Golem:
         self._attempts: list[Attempt] = []
         self._packages: dict[Payload, str] = {}
         self._settled: list[Payment] = []
+        self._paying: list[anyio.CancelScope] = []
         if not self._app_key:
             raise UsageError("no app-key", hint="set YAGNA_APPKEY or give app_key=")
 
@@ -134,9 +136,18 @@ class Golem:
         )
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._tasks.start_soon(self._payments.watch, "debitNote")
-        self._tasks.start_soon(self._payments.watch, "invoice")
-        self._tasks.start_soon(self._payments.watch_budget)
+        for part in (
+            partial(self._payments.watch, "debitNote"),
+            partial(self._payments.watch, "invoice"),
+            self._payments.watch_budget,
+        ):
+            self._tasks.start_soon(self._pay, part)
+
+    async def _pay(self, part: Callable[[], Awaitable[None]]) -> None:
+        """Also while the caller is being cancelled: the last bills come after the work."""
+        with anyio.CancelScope(shield=True) as scope:
+            self._paying.append(scope)
+            await part()
 
     def _account(self, accounts: Sequence[Account]) -> Account:
         wanted = self._payment_network
@@ -155,6 +166,8 @@ class Golem:
             for job in self._jobs:
                 await job.ended.wait()  # bounded: each job bounds its own cleaning up
             await self._payments.wait_invoices(self._invoice_timeout_s)
+        for scope in self._paying:
+            scope.cancel()
         self._tasks.cancel_scope.cancel()
         try:
             if isinstance(error, anyio.get_cancelled_exc_class()):

@@ -23,11 +23,15 @@ OnOutput = Callable[[str, bytes], Awaitable[None] | None]
 
 @dataclass(frozen=True)
 class CommandOutput:
-    """Of one ``run``. Each stream is kept up to MAX_CAPTURE_BYTES (8 MiB); ``on_output`` sees all of it."""
+    """Of one ``run``. Each stream is kept up to MAX_CAPTURE_BYTES (8 MiB); ``on_output`` sees all of it.
+
+    ``message`` explains an end that was not the program's own choice (a trap, no memory left); else it is "".
+    """
 
     exit_code: int
     stdout_bytes: bytes
     stderr_bytes: bytes
+    message: str = ""
 
     @property
     def stdout(self) -> str:
@@ -176,8 +180,8 @@ class RunStep(Step):
             if inspect.isawaitable(waiting):
                 await waiting
 
-    def output(self, exit_code: int) -> CommandOutput:
-        return CommandOutput(exit_code, bytes(self.kept["stdout"]), bytes(self.kept["stderr"]))
+    def output(self, exit_code: int, message: str) -> CommandOutput:
+        return CommandOutput(exit_code, bytes(self.kept["stdout"]), bytes(self.kept["stderr"]), message)
 
 
 class _Upload(Step):
