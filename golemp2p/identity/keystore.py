@@ -37,14 +37,20 @@ def create_keystore(path: Path, key: NodeKey, password: str, *, light: bool = Fa
     content = eth_keyfile.create_keyfile_json(
         key.secret, password.encode(), kdf="scrypt", iterations=SCRYPT_N_LIGHT if light else SCRYPT_N
     )
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(part)  # a rename would replace what somebody else has just made
+        part.unlink()
+    except FileExistsError as exc:
+        raise UsageError(f"{path} exists already", hint="remove it yourself if you are sure: it holds a key") from exc
+    except OSError as exc:
+        raise UsageError(f"cannot write {path}: {exc.strerror}") from exc
 
 
 def unlock_keystore(path: Path, password: str) -> NodeKey:
@@ -64,7 +70,7 @@ def unlock_keystore(path: Path, password: str) -> NodeKey:
                 hint="check the password file, GOLEMP2P_PASSWORD or what you typed",
             ) from exc
         raise UsageError(f"{path} is no keystore V3 file: {exc}") from exc
-    except (KeyError, TypeError, NotImplementedError) as exc:
+    except (KeyError, TypeError, AttributeError, OverflowError, MemoryError, NotImplementedError) as exc:
         raise UsageError(f"{path} is no keystore V3 file: {type(exc).__name__} {exc}") from exc
     return NodeKey(secret)
 
@@ -121,7 +127,9 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise UsageError(f"no key at {path}", hint="make one with: golemp2p init") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
+    except OSError as exc:
+        raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
         raise UsageError(f"{path} is no keystore V3 file: {exc}") from exc
     if not isinstance(content, dict):
         raise UsageError(f"{path} is no keystore V3 file: not a JSON object")

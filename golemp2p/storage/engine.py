@@ -7,6 +7,7 @@ the same time share one commit, each in its own savepoint, so a failing job undo
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -65,7 +66,10 @@ class Storage:
         StorageError when the database fails.
         """
         pending = _Pending(job)
-        await self._send.send(pending)
+        try:
+            await self._send.send(pending)
+        except (trio.ClosedResourceError, trio.BrokenResourceError) as exc:
+            raise StorageError("the database is closed") from exc
         await pending.done.wait()
         if pending.error is not None:
             raise pending.error
@@ -76,7 +80,15 @@ class Storage:
         return StorageStatistics(self._jobs, self._commits, self._send.statistics().current_buffer_used)
 
     async def _serve(self) -> None:
-        """Run queued jobs in groups until the channel closes."""
+        """Run queued jobs in groups until the channel closes.
+
+        Shielded: open_storage always closes the channel, and what was handed over before is done, whatever is being
+        cancelled.
+        """
+        with trio.CancelScope(shield=True):
+            await self._serve_until_closed()
+
+    async def _serve_until_closed(self) -> None:
         async for first in self._receive:
             group = [first]
             while len(group) < limits.DB_GROUP_COMMIT:
@@ -84,10 +96,8 @@ class Storage:
                     group.append(self._receive.receive_nowait())
                 except (trio.WouldBlock, trio.EndOfChannel):
                     break
-            # Shielded: a commit under way finishes, and its callers are told, whatever is being cancelled.
             if self._in_thread:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(self._run_group, group, limiter=self._thread)
+                await trio.to_thread.run_sync(self._run_group, group, limiter=self._thread)
             else:  # in memory: no waiting, and virtual time does not run on while a thread works
                 self._run_group(group)
             self._jobs += len(group)
@@ -146,6 +156,7 @@ async def open_storage(path: Path | None) -> AsyncIterator[Storage]:
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # it holds app-keys; -wal and -shm follow it
             if path is None:
                 migrate(engine)
             else:
