@@ -1,43 +1,86 @@
-"""Under one approved agreement: debit notes while activities run, one invoice at the end, and when to end it."""
+"""Under one approved agreement: debit notes while activities run, one invoice at the end, and when to end it.
+
+The node has everything that must survive; this can be cut off anywhere and begun again (:func:`serve_contract` with a
+new Contract). Amounts never go down: what a note has claimed is the least that its activity costs.
+"""
 
 from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import anyio
 import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from golemp2p.client import NodeClient
-from golemp2p.core.money import Amount, format_amount, linear_cost
+from golemp2p.core.money import Amount, format_amount, linear_cost, parse_amount
 from golemp2p.core.properties import Properties
-from golemp2p.errors import GolemError, GoneError
+from golemp2p.errors import ConflictError, GolemError, NetworkError
 from golemp2p.provider.negotiator import EXPIRATION
 from golemp2p.provider.offer import ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT
 from golemp2p.wire.rest.market import Agreement
 
 log = structlog.get_logger("golemp2p.provider")
 
+RETRY_S: Final = 0.5
+RETRY_MAX_S: Final = 30.0
 END_WAIT_S: Final = 30.0  # what the node may take to end an activity
+STATE_CHECK_S: Final = 1.0  # in case the news of an end was missed
 NO_ACTIVITY_S: Final = 90.0  # as Golem's provider: an agreement without an activity is ended
 _NAMESPACE: Final = uuid.UUID("6f1c1a7e-9f0c-4b4e-8a35-9d5c1f0f3c11")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def again(call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """``call``, repeated with growing waits while the node cannot be reached."""
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(NetworkError),
+        wait=wait_exponential_jitter(initial=RETRY_S, max=RETRY_MAX_S),
+        sleep=anyio.sleep,
+        reraise=True,
+    )
+
+    async def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await retrying(call, *args, **kwargs)
+
+    return repeated
 
 
 @dataclass
 class Contract:
-    """What the agent knows of one agreement; the node has everything that must survive."""
+    """What the agent knows of one agreement."""
 
     agreement: Agreement
-    live: set[str] = field(default_factory=set)
-    final: dict[str, Amount] = field(default_factory=dict)
+    live: set[str] = field(default_factory=set)  # activities that run
+    seen: set[str] = field(default_factory=set)  # all that ever did: each is billed
+    billed: dict[str, Amount] = field(default_factory=dict)  # by the notes so far
+    final: dict[str, Amount] = field(default_factory=dict)  # of those that ended
     ended: bool = False
     news: anyio.Event = field(default_factory=anyio.Event)
 
     @property
     def id(self) -> str:
         return self.agreement.agreement_id
+
+    def created(self, activity: str) -> None:
+        self.seen.add(activity)
+        self.live.add(activity)
+        self.wake()
+
+    def destroyed(self, activity: str) -> None:
+        self.seen.add(activity)  # it may have come and gone between two looks
+        self.live.discard(activity)
+        self.wake()
+
+    def end(self) -> None:
+        self.ended = True
+        self.wake()
 
     def wake(self) -> None:
         self.news.set()
@@ -52,9 +95,10 @@ class Contract:
         return default
 
     @property
-    def expires_at(self) -> float:
+    def life_s(self) -> float:
+        """Until the demand expires."""
         value = self.agreement.demand.properties.get(EXPIRATION)
-        return float(value) / 1000 if isinstance(value, int | float) else time.time() + NO_ACTIVITY_S
+        return float(value) / 1000 - time.time() if isinstance(value, int | float) else NO_ACTIVITY_S
 
     @property
     def single_activity(self) -> bool:
@@ -71,29 +115,54 @@ def cost_of(offer: Properties, usage: list[float]) -> Amount:
 
 async def serve_contract(client: NodeClient, contract: Contract) -> None:
     """From approval to the invoice. Returns when the invoice is handed to the node for delivery."""
+    await _learn(client, contract)
     async with anyio.create_task_group() as group:
-        billed: set[str] = set()
-        idle_since = time.time()
+        started: set[str] = set()
+
+        def bill_new_ones() -> None:
+            for activity in contract.seen - started:
+                started.add(activity)
+                group.start_soon(_bill_activity, client, contract, activity)
+
+        now = anyio.current_time()
+        expires, idle_since = now + contract.life_s, now
         while not contract.ended:
             news = contract.news
-            for activity in contract.live - billed:
-                billed.add(activity)
-                group.start_soon(_bill_activity, client, contract, activity)
+            bill_new_ones()
+            now = anyio.current_time()
             if contract.live:
-                idle_since = time.time()
-            if contract.single_activity and contract.final and not contract.live:
+                idle_since = now
+            all_billed = contract.seen == set(contract.final)
+            if contract.single_activity and contract.seen and all_billed and not contract.live:
                 await _terminate(client, contract, "Success", "the activity ended")
-                continue
-            until = contract.expires_at if contract.live else min(contract.expires_at, idle_since + NO_ACTIVITY_S)
-            if time.time() >= until:
-                expired = time.time() >= contract.expires_at
-                code, text = ("Expired", "the demand expired") if expired else ("NoActivity", "no activity for 90 s")
-                await _terminate(client, contract, code, text)
-                continue
-            with anyio.move_on_after(max(0.0, until - time.time())):
-                await news.wait()
+            elif now >= expires:
+                await _terminate(client, contract, "Expired", "the demand expired")
+            elif not contract.live and now >= idle_since + NO_ACTIVITY_S:
+                await _terminate(client, contract, "NoActivity", f"no activity for {NO_ACTIVITY_S:.0f} s")
+            else:
+                until = expires if contract.live else min(expires, idle_since + NO_ACTIVITY_S)
+                with anyio.move_on_after(until - now):
+                    await news.wait()
         # The node ends the activities of an ended agreement; their billing tasks issue the last notes and return.
+        await _learn(client, contract)
+        bill_new_ones()
     await _invoice(client, contract)
+
+
+async def _learn(client: NodeClient, contract: Contract) -> None:
+    """What the node knows of the agreement: its activities, and what was claimed for them."""
+    for activity in await again(client.node.activities)():
+        if activity["agreementId"] == contract.id and activity["role"] == "provider":
+            contract.seen.add(activity["activityId"])
+            if activity["state"] == "Terminated":
+                contract.live.discard(activity["activityId"])
+            else:
+                contract.live.add(activity["activityId"])
+    if contract.seen - set(contract.billed):
+        for note in await again(client.payment.debit_notes)():
+            if note.agreement_id == contract.id:
+                amount = parse_amount(note.total_amount_due)
+                contract.billed[note.activity_id] = max(amount, contract.billed.get(note.activity_id, Amount(0)))
 
 
 async def _bill_activity(client: NodeClient, contract: Contract, activity: str) -> None:
@@ -107,35 +176,37 @@ async def _bill_activity(client: NodeClient, contract: Contract, activity: str) 
         if activity not in contract.live or contract.ended:
             break
         if note := await _note(client, contract, activity):
-            pending.append((time.time() + accept_s, note))
+            pending.append((anyio.current_time() + accept_s, note))
         if overdue := await _overdue(client, pending):
             await _terminate(client, contract, "DebitNotesDeadline", f"debit note {overdue} was not accepted in time")
     with anyio.move_on_after(END_WAIT_S):
         await _wait_ended(client, contract, activity)
-    usage = await client.activity.usage(activity)
-    contract.final[activity] = cost_of(contract.agreement.offer.properties, usage)
     await _note(client, contract, activity)
-    contract.live.discard(activity)
-    contract.wake()
+    contract.final[activity] = contract.billed.get(activity, Amount(0))
+    contract.destroyed(activity)
 
 
 async def _wait_ended(client: NodeClient, contract: Contract, activity: str) -> None:
     """Its usage is final only once it has ended."""
-    while (await client.activity.state(activity))["state"][0] != "Terminated":
-        await contract.news.wait()
+    while True:
+        news = contract.news
+        if (await again(client.activity.state)(activity))["state"][0] == "Terminated":
+            return
+        with anyio.move_on_after(STATE_CHECK_S):
+            await news.wait()
 
 
 async def _note(client: NodeClient, contract: Contract, activity: str) -> str | None:
     """Issue and send a debit note over the usage so far; its id."""
     try:
-        usage = await client.activity.usage(activity)
-        note = await client.payment.issue_debit_note(
-            activity,
-            agreement=contract.id,
-            amount=format_amount(cost_of(contract.agreement.offer.properties, usage)),
-            usage=usage,
+        usage = await again(client.activity.usage)(activity)
+        # Usage is stored every few seconds: after a restart it may be less than what a note said before.
+        amount = max(cost_of(contract.agreement.offer.properties, usage), contract.billed.get(activity, Amount(0)))
+        contract.billed[activity] = amount
+        note = await again(client.payment.issue_debit_note)(
+            activity, agreement=contract.id, amount=format_amount(amount), usage=usage
         )
-        await client.payment.send("debitNote", note.debit_note_id)
+        await again(client.payment.send)("debitNote", note.debit_note_id)
     except GolemError as exc:
         log.warning("debit_note_failed", agreement=contract.id, activity=activity, error=str(exc))
         return None
@@ -145,9 +216,9 @@ async def _note(client: NodeClient, contract: Contract, activity: str) -> str | 
 
 async def _overdue(client: NodeClient, pending: list[tuple[float, str]]) -> str | None:
     """The first note whose acceptance is late; accepted ones are dropped from ``pending``."""
-    now = time.time()
+    now = anyio.current_time()
     for deadline, note in list(pending):
-        status = (await client.payment.debit_note(note)).status
+        status = (await again(client.payment.debit_note)(note)).status
         if status in ("ACCEPTED", "SETTLED"):
             pending.remove((deadline, note))
         elif now > deadline or status == "REJECTED":
@@ -157,11 +228,11 @@ async def _overdue(client: NodeClient, pending: list[tuple[float, str]]) -> str 
 
 async def _terminate(client: NodeClient, contract: Contract, code: str, message: str) -> None:
     try:
-        await client.market.terminate(contract.id, {"message": message, "golem.provider.code": code})
-    except GoneError:
-        log.debug("terminated_before", agreement=contract.id)
-    contract.ended = True
-    contract.wake()
+        await again(client.market.terminate)(contract.id, {"message": message, "golem.provider.code": code})
+        log.info("agreement_terminated", agreement=contract.id, code=code)
+    except GolemError as exc:  # it is final already, or unknown: in both cases nothing more will happen under it
+        log.info("agreement_not_terminated", agreement=contract.id, code=code, error=str(exc))
+    contract.end()
 
 
 def invoice_id_of(agreement: str) -> str:
@@ -171,12 +242,17 @@ def invoice_id_of(agreement: str) -> str:
 
 async def _invoice(client: NodeClient, contract: Contract) -> None:
     """Always, also over nothing: clients wait for it without limit."""
-    invoice = await client.payment.issue_invoice(
-        contract.id,
-        activities=sorted(contract.final),
-        amount=format_amount(sum(contract.final.values())),
-        due_at=time.time() + contract.seconds(PAYMENT_TIMEOUT, 120.0),
-        document=invoice_id_of(contract.id),
-    )
-    await client.payment.send("invoice", invoice.invoice_id)
-    log.info("invoice_sent", agreement=contract.id, amount=invoice.amount)
+    document = invoice_id_of(contract.id)
+    amount = format_amount(sum(contract.final.values()))
+    try:
+        await again(client.payment.issue_invoice)(
+            contract.id,
+            activities=sorted(contract.final),
+            amount=amount,
+            due_at=time.time() + contract.seconds(PAYMENT_TIMEOUT, 120.0),
+            document=document,
+        )
+    except ConflictError as exc:  # of a former life; it stands as it is
+        log.info("invoiced_before", agreement=contract.id, error=str(exc))
+    await again(client.payment.send)("invoice", document)
+    log.info("invoice_sent", agreement=contract.id, amount=amount)
