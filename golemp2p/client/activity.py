@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -75,13 +75,15 @@ class ActivityApi:
         path = f"{_PREFIX}/activity/{activity}/exec/{batch}"
         async with self._session.stream("GET", path, headers=headers, timeout_s=silence_s) as response:
 
-            async def parsed() -> AsyncIterator[BatchEvent]:
-                async for event in EventSource(response).aiter_sse():
-                    data = event.json()
-                    kind, value = next(iter(data["kind"].items()))
-                    yield BatchEvent(int(event.id), data["index"], kind, value)
+            async def parsed() -> AsyncGenerator[BatchEvent, None]:
+                async with aclosing(EventSource(response).aiter_sse()) as raw:
+                    async for event in raw:
+                        data = event.json()
+                        kind, value = next(iter(data["kind"].items()))
+                        yield BatchEvent(int(event.id), data["index"], kind, value)
 
-            yield parsed()
+            async with aclosing(parsed()) as events:
+                yield events
 
     async def state(self, activity: str) -> dict[str, Any]:
         """``{"state": [current, pending], "reason": …}``."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 import anyio
 import anyio.abc
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from golemp2p.client import NodeClient
 from golemp2p.core.properties import Properties
-from golemp2p.errors import GolemError, GoneError, NetworkError, NotFoundError
-from golemp2p.provider.billing import Contract, serve_contract
+from golemp2p.errors import DeadlineError, GolemError, GoneError, NotFoundError
+from golemp2p.provider.billing import Contract, again, invoice_id_of, serve_contract
 from golemp2p.provider.negotiator import Refusal, answer
 from golemp2p.provider.offer import ProviderTerms, offer_constraints, offer_properties
 from golemp2p.wire.rest.market import MarketEvent
@@ -24,28 +22,9 @@ from golemp2p.wire.rest.node import RuntimeInfo
 log = structlog.get_logger("golemp2p.provider")
 
 POLL_S: Final = 30.0
-RETRY_S: Final = 0.5
-RETRY_MAX_S: Final = 30.0
 APPROVE_TIMEOUT_S: Final = 10.0
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def again(call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """``call``, repeated with growing waits while the node cannot be reached."""
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(NetworkError),
-        wait=wait_exponential_jitter(initial=RETRY_S, max=RETRY_MAX_S),
-        sleep=anyio.sleep,
-        reraise=True,
-    )
-
-    async def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
-        return await retrying(call, *args, **kwargs)
-
-    return repeated
+APPROVAL_CHECK_S: Final = 5.0
+EVENTS_AT_ONCE: Final = 16  # a requestor that does not answer must not hold up the others
 
 
 class Agent:
@@ -57,25 +36,30 @@ class Agent:
         self._contracts: dict[str, Contract] = {}
         self._offers: dict[str, tuple[Properties, str]] = {}
         self._capacity = anyio.Event()
+        self._handlers = anyio.Semaphore(EVENTS_AT_ONCE)
+        self._since = datetime.now(UTC)  # events from here on are ours to hear
 
     # --- offers ---
 
     async def sell(self, runtime: RuntimeInfo) -> None:
         """Keep an offer of ``runtime`` on the market while there is capacity."""
         client = self._client
-        accounts = await client.payment.accounts()
+        accounts = await again(client.payment.accounts)()
+        if not accounts:
+            log.warning("no_payment_network", hint="nobody can pay this node: set [[payment.networks]]")
         properties = offer_properties(self._terms, runtime, accounts, subnet=self._subnet)
         while True:
             await self._wait_for_capacity()
             constraints = offer_constraints(now=time.time(), subnet=self._subnet)
-            offer = await client.market.subscribe("offers", properties, constraints)
+            offer = await again(client.market.subscribe)("offers", properties, constraints)
             self._offers[offer] = (properties, constraints)
             log.info("offer_published", offer=offer, runtime=runtime.name)
             try:
                 while self._free > 0:
                     for event in await again(client.market.events)("offers", offer, timeout_s=POLL_S):
-                        await self._on_event(offer, event)
-                await client.market.unsubscribe("offers", offer)
+                        await self._handlers.acquire()
+                        self._group.start_soon(self._on_event, offer, event)
+                await again(client.market.unsubscribe)("offers", offer)
             except (NotFoundError, GoneError):
                 log.info("offer_gone", offer=offer)
             finally:
@@ -99,10 +83,14 @@ class Agent:
                 await self._on_agreement(event)
         except GolemError as exc:
             log.warning("market_event_failed", event_type=event.event_type, error=str(exc))
+        finally:
+            self._handlers.release()
 
     async def _on_proposal(self, offer: str, event: MarketEvent) -> None:
         proposal = event.proposal
         assert proposal is not None
+        if offer not in self._offers:
+            return  # withdrawn meanwhile; the requestor is told by the node
         properties, constraints = self._offers[offer]
         reply = answer(properties, proposal.properties, now=time.time())
         if isinstance(reply, Refusal):
@@ -115,34 +103,65 @@ class Agent:
         agreement = event.agreement
         assert agreement is not None
         if self._free <= 0:
-            reason = {"message": "no capacity left", "golem.provider.code": "NoCapacity"}
-            await self._client.market.reject_agreement(agreement.agreement_id, reason)
+            await self._refuse(agreement.agreement_id, "NoCapacity", "no capacity left")
             return
         contract = self._contracts[agreement.agreement_id] = Contract(agreement)
+        self._group.start_soon(self._approve, contract)
+
+    async def _approve(self, contract: Contract) -> None:
+        """Approve and serve. It counts against our capacity from here on."""
         try:
-            await self._client.market.approve(agreement.agreement_id, timeout_s=APPROVE_TIMEOUT_S)
-        except GolemError:
+            await self._client.market.approve(contract.id, timeout_s=APPROVE_TIMEOUT_S)
+            approved = True
+        except DeadlineError:  # signed, and the node goes on delivering it
+            log.info("approval_under_way", agreement=contract.id)
+            approved = await self._outcome(contract)
+        except GolemError as exc:
+            log.warning("approval_failed", agreement=contract.id, error=str(exc))
+            approved = False
+        if approved:
+            log.info("agreement_approved", agreement=contract.id)
+            await self._serve(contract)
+        else:
             self._release(contract)
-            raise
-        log.info("agreement_approved", agreement=contract.id)
-        self._group.start_soon(self._serve, contract)
+
+    async def _outcome(self, contract: Contract) -> bool:
+        """Whether an agreement that we signed came to be; the node ends its wait in any case."""
+        while True:
+            news = contract.news
+            state = (await again(self._client.market.agreement)(contract.id)).state
+            if state not in ("Proposal", "Pending"):
+                contract.ended = state == "Terminated"
+                return state in ("Approved", "Terminated")
+            with anyio.move_on_after(APPROVAL_CHECK_S):
+                await news.wait()
 
     # --- agreements ---
 
     async def resume(self) -> None:
-        """Agreements of a former life: go on with the open ones, invoice those that ended without one."""
-        invoiced = {invoice.agreement_id for invoice in await self._client.payment.invoices()}
-        activities = await self._client.node.activities()
-        for line in await self._client.market.agreements():
-            if line["role"] != "Provider" or line["state"] not in ("Approved", "Terminated") or line["id"] in invoiced:
+        """Agreements of a former life: go on with the open ones, bill and invoice those that ended without."""
+        invoices = {i.agreement_id: i for i in await again(self._client.payment.invoices)()}
+        for line in await again(self._client.market.agreements)():
+            if line["role"] != "Provider" or line["state"] not in ("Pending", "Approved", "Terminated"):
                 continue
-            contract = Contract(await self._client.market.agreement(line["id"]))
-            contract.ended = line["state"] == "Terminated"
-            for activity in activities:
-                if activity["agreementId"] == contract.id:
-                    contract.live.add(activity["activityId"])
+            invoice = invoices.get(line["id"])
+            if invoice is not None:
+                if invoice.status == "ISSUED" and invoice.invoice_id == invoice_id_of(line["id"]):
+                    await again(self._client.payment.send)("invoice", invoice.invoice_id)  # cut off before that
+                continue
+            agreement = await again(self._client.market.agreement)(line["id"])
+            contract = Contract(agreement, ended=line["state"] == "Terminated")
+            if line["state"] == "Pending" and not agreement.approved_signature:
+                await self._refuse(contract.id, "ProviderRestarted", "the provider was restarted")
+                continue
             self._contracts[contract.id] = contract
-            self._group.start_soon(self._serve, contract)
+            self._group.start_soon(self._approve if line["state"] == "Pending" else self._serve, contract)
+
+    async def _refuse(self, agreement: str, code: str, message: str) -> None:
+        try:
+            await self._client.market.reject_agreement(agreement, {"message": message, "golem.provider.code": code})
+        except GolemError as exc:
+            log.info("agreement_not_rejected", agreement=agreement, error=str(exc))
 
     async def _serve(self, contract: Contract) -> None:
         try:
@@ -159,7 +178,7 @@ class Agent:
     # --- events of the node ---
 
     async def watch_activities(self) -> None:
-        after = datetime.now(UTC)
+        after = self._since
         while True:
             for event in await again(self._client.activity.agent_events)(after=after, timeout_s=POLL_S):
                 after = datetime.fromisoformat(event["eventDate"])
@@ -167,20 +186,18 @@ class Agent:
                 if contract is None:
                     continue
                 if event["eventType"] == "CreateActivity":
-                    contract.live.add(event["activityId"])
+                    contract.created(event["activityId"])
                 else:
-                    contract.live.discard(event["activityId"])
-                contract.wake()
+                    contract.destroyed(event["activityId"])
 
     async def watch_agreements(self) -> None:
-        after = datetime.now(UTC)
+        after = self._since
         while True:
             for event in await again(self._client.market.agreement_events)(after=after, timeout_s=POLL_S):
                 after = event.event_date
                 contract = self._contracts.get(event.agreement_id)
                 if contract is not None and event.event_type != "AgreementApprovedEvent":
-                    contract.ended = True
-                    contract.wake()
+                    contract.end()
 
 
 async def run_provider(client: NodeClient, terms: ProviderTerms, *, subnet: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import trio
 
 from golemp2p.client import NodeClient
-from golemp2p.errors import GolemError
+from golemp2p.errors import GolemError, NetworkError
 from golemp2p.wire.rest.payment import Invoice
 
 NEGOTIATE_TIMEOUT_S = 15.0
@@ -77,7 +78,7 @@ def deploy_and_run(*args: str) -> list[Command]:
 
 
 def run(*args: str) -> Command:
-    capture = {"stdout": {"stream": {}}, "stderr": {"stream": {}}}
+    capture: dict[str, Any] = {"stdout": {"stream": {}}, "stderr": {"stream": {}}}
     return {"run": {"entry_point": args[0], "args": list(args[1:]), "capture": capture}}
 
 
@@ -138,7 +139,8 @@ async def negotiate(
                     continue
                 if proposal.state == "Initial":
                     chosen = {**properties, "golem.com.payment.chosen-platform": allocation.payment_platform}
-                    await client.market.counter("demands", subscription, proposal.proposal_id, chosen, constraints)
+                    with contextlib.suppress(NetworkError):  # an offer outlives its provider that was killed
+                        await client.market.counter("demands", subscription, proposal.proposal_id, chosen, constraints)
                     continue
                 agreement = await client.market.create_agreement(proposal.proposal_id, valid_to=time.time() + 60)
                 await client.market.confirm(agreement)

@@ -116,7 +116,7 @@ class Net:
         logs = self.rpc(
             "eth_getLogs", {"fromBlock": "0x0", "toBlock": "latest", "address": self.chain["token"], "topics": [topic]}
         )
-        found = [("0x" + l["topics"][1][-40:], "0x" + l["topics"][2][-40:], int(l["data"], 16)) for l in logs]
+        found = [("0x" + e["topics"][1][-40:], "0x" + e["topics"][2][-40:], int(e["data"], 16)) for e in logs]
         return [line for line in found if int(line[0], 16)]
 
     def rpc(self, method: str, *params: object) -> Any:
