@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import structlog
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
@@ -47,6 +48,13 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     return JSONResponse({"message": f"{where or 'body'}: {first['msg']}", "code": "usage"}, status_code=400)
 
 
+async def _http_error(_request: Request, error: Exception) -> Response:
+    """Unknown paths, wrong methods, bodies that are no JSON or too large: in the shape of all our errors."""
+    assert isinstance(error, HTTPException)
+    body = {"message": str(error.detail), "code": "not_found" if error.status_code == 404 else "usage"}
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
 async def _bug(request: Request, error: Exception) -> Response:
     """A bug of ours costs one request, never the node."""
     log.error("request_failed", path=request.url.path, exc_info=error)
@@ -65,6 +73,7 @@ def make_app(
         app.include_router(router)
     app.add_exception_handler(errors.GolemError, _golem_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _gone_client)
     app.add_exception_handler(Exception, _bug)
     app.add_middleware(Guard, keys=keys, address=address, allowed_hosts=allowed_hosts)

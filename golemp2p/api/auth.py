@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from golemp2p import limits
 from golemp2p.core.ids import Address
 
 OPEN_PATHS: Final = frozenset({"/version/get", "/healthz", "/metrics"})
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
+UNLIMITED_BODIES: Final = frozenset({("PUT", "/golemp2p/v1/files")})  # streamed to disk, with a limit of its own
+_CORS_MAX_AGE_S: Final = 600
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,10 @@ class AppKeys:
     def remove(self, name: str) -> bool:
         return self._keys.pop(name, None) is not None
 
+    def allows_origin(self, origin: str) -> bool:
+        """Whether any key lists ``origin``: all that a preflight can tell, for browsers send no key with it."""
+        return any(_lists(key, origin) for key in self._keys.values())
+
     def find(self, secret: str) -> AppKey | None:
         """Constant time per key."""
         found = None
@@ -55,6 +64,10 @@ class AppKeys:
             if hmac.compare_digest(key.key.encode(), secret.encode()):
                 found = key
         return found
+
+
+def _lists(key: AppKey, origin: str) -> bool:
+    return origin in key.cors_origins or "*" in key.cors_origins
 
 
 async def current_caller(request: Request) -> Caller:
@@ -79,29 +92,96 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        host = _hostname(headers.get("host", ""))
         if host not in self._hosts:
             # A DNS name that was re-bound to loopback (DNS rebinding) shows up here.
             await _refuse(scope, receive, send, 403, f"host {host!r} is not served; use 127.0.0.1 or localhost")
             return
         origin = headers.get("origin")
         key = self._keys.find(_token(headers.get("authorization", ""), scope))
-        if origin is not None and not self._origin_allowed(origin, headers.get("host", ""), key):
-            await _refuse(scope, receive, send, 403, f"origin {origin!r} is not allowed for this app-key")
-            return
+        foreign = origin is not None and not _is_own(origin, headers.get("host", ""))
+        if origin is not None and foreign:
+            if scope["type"] == "http" and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                await self._preflight(origin, headers, scope, receive, send)
+                return
+            if key is None or not _lists(key, origin):
+                await _refuse(scope, receive, send, 403, f"origin {origin!r} is not allowed for this app-key")
+                return
+            send = _with_cors(send, origin)
         if scope["path"] not in OPEN_PATHS:
             if key is None:
                 message = "this app-key is unknown" if _token(headers.get("authorization", ""), scope) else "no app-key"
                 await _refuse(scope, receive, send, 401, f"{message}; send 'Authorization: Bearer <app-key>'")
                 return
             scope["golemp2p.caller"] = Caller(key.name, self._address)
+        if scope["type"] == "http" and (scope["method"], scope["path"]) not in UNLIMITED_BODIES:
+            length = headers.get("content-length", "0")
+            if not length.isdecimal() or int(length) > limits.MAX_REST_BODY_BYTES:
+                await _refuse(scope, receive, send, 413, _TOO_LARGE)
+                return
+            receive = _limited(receive)
         await self._app(scope, receive, send)
 
-    def _origin_allowed(self, origin: str, host: str, key: AppKey | None) -> bool:
-        """Our own pages, and what the key's owner listed."""
-        if urlsplit(origin).netloc == host:
-            return True
-        return key is not None and (origin in key.cors_origins or "*" in key.cors_origins)
+    async def _preflight(
+        self, origin: str, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """The browser asks whether a page of ``origin`` may call; what the call itself may do, its key decides."""
+        if not self._keys.allows_origin(origin):
+            await _refuse(scope, receive, send, 403, f"origin {origin!r} is not allowed for any app-key")
+            return
+        answer = Response(
+            status_code=204,
+            headers={
+                "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
+                "Access-Control-Allow-Headers": headers.get("access-control-request-headers", "authorization"),
+                "Access-Control-Max-Age": str(_CORS_MAX_AGE_S),
+            },
+        )
+        await answer(scope, receive, _with_cors(send, origin))
+
+
+_TOO_LARGE: Final = f"the body is larger than {limits.MAX_REST_BODY_BYTES} bytes; files go to PUT /golemp2p/v1/files"
+
+
+def _hostname(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_own(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
+
+
+def _with_cors(send: Send, origin: str) -> Send:
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers["Access-Control-Allow-Origin"] = origin
+            headers.add_vary_header("Origin")
+        await send(message)
+
+    return with_headers
+
+
+def _limited(receive: Receive) -> Receive:
+    """Counts what comes, for a body without or with a wrong Content-Length."""
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        if message["type"] == "http.request":
+            size += len(message.get("body", b""))
+            if size > limits.MAX_REST_BODY_BYTES:
+                raise HTTPException(413, _TOO_LARGE)
+        return message
+
+    return counted
 
 
 def _token(authorization: str, scope: Scope) -> str:

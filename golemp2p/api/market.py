@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Query
@@ -22,10 +22,12 @@ from golemp2p.errors import UsageError
 from golemp2p.market.service import MarketService
 from golemp2p.market.subscriptions import AgreementReceived, MarketEvent, ProposalReceived
 from golemp2p.storage.market import AgreementNews
+from golemp2p.wire.p2p.market import checked_reason
 from golemp2p.wire.rest import market as rest
 
 Me = Annotated[Caller, Depends(current_caller)]
-Timeout = Annotated[float, Query(ge=0)]
+Timeout = Annotated[float, Query(ge=0, allow_inf_nan=False)]
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def _time(seconds: float) -> datetime:
@@ -109,15 +111,19 @@ def _event_of(event: MarketEvent, me: str) -> rest.MarketEvent:
 
 
 def _reason(raw: Any) -> dict[str, Any]:
-    """Clients require ``message`` in every reason."""
-    reason = dict(raw) if isinstance(raw, dict) else {}
-    return {"message": "", **reason}
+    """Clients require ``message`` in every reason. Raises UsageError (too large, no JSON)."""
+    reason = {"message": "", **(raw if isinstance(raw, dict) else {})}
+    try:
+        return checked_reason(reason)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
 
 
 def _news_of(news: AgreementNews) -> rest.AgreementOperationEvent:
     terminated = news.event == "AgreementTerminatedEvent"
     return rest.AgreementOperationEvent(
-        event_type=news.event,
+        # yagna and its clients know no event of that name; the agreement's state says Expired.
+        event_type="AgreementCancelledEvent" if news.event == "AgreementExpiredEvent" else news.event,
         event_date=_micro(news.moment),
         agreement_id=news.agreement_id,
         terminator=news.terminator if terminated else None,
@@ -129,7 +135,7 @@ def _news_of(news: AgreementNews) -> rest.AgreementOperationEvent:
 def _micro(moment: int) -> datetime:
     """Exact: floats of seconds would lose the last microsecond, and clients echo it back."""
     seconds, micro = divmod(moment, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=micro)
+    return _EPOCH + timedelta(seconds=seconds, microseconds=micro)
 
 
 def _max_events(value: int) -> int:
@@ -278,14 +284,15 @@ def _agreement_routes(router: APIRouter, service: MarketService) -> None:
         maxEvents: int = limits.DEFAULT_POLL_EVENTS,  # noqa: N803
         appSessionId: str | None = None,  # noqa: N803
     ) -> Response:
-        after = 0.0 if afterTimestamp is None else _seconds(afterTimestamp)
+        after = 0 if afterTimestamp is None else _micros(afterTimestamp)
         count = _max_events(maxEvents)
         found = await poll(request, lambda: agreements.events(after, appSessionId, timeout, count))
         return _dump([_news_of(news) for news in found])
 
 
-def _seconds(moment: datetime) -> float:
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+def _micros(moment: datetime) -> int:
+    """Exact, as :func:`_micro`: clients send the last eventDate back, and get what is strictly newer."""
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
 
 
 def _state(text: str) -> core.AgreementState:

@@ -301,13 +301,12 @@ class Agreements:
         await self._end(agreement_id, AgreementEvent.TERMINATE, reason, tell=True)
 
     async def events(
-        self, after: float, session_id: str | None, timeout_s: float, max_events: int
+        self, after_us: int, session_id: str | None, timeout_s: float, max_events: int
     ) -> list[rows.AgreementNews]:
-        """Strictly newer than ``after`` (seconds), ascending."""
-        moment = round(after * 1_000_000)
+        """Strictly newer than ``after_us`` (microseconds since the epoch), ascending."""
 
         async def fetch() -> list[rows.AgreementNews]:
-            return await self._storage.run(lambda c: rows.agreement_events_after(c, moment, session_id, max_events))
+            return await self._storage.run(lambda c: rows.agreement_events_after(c, after_us, session_id, max_events))
 
         return await self._news.poll(fetch, timeout_s)
 

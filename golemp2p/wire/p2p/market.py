@@ -17,7 +17,7 @@ Id = Annotated[str, Field(min_length=1, max_length=160)]
 Key = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # proposals (without R- or P-) and agreements
 
 
-def _reason(value: dict[str, Any]) -> dict[str, Any]:
+def checked_reason(value: dict[str, Any]) -> dict[str, Any]:
     """A reason is passed on to agents as JSON, so it must be some, of a bounded size."""
     try:
         size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
@@ -28,7 +28,7 @@ def _reason(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-Reason = Annotated[dict[str, Any], AfterValidator(_reason)]
+Reason = Annotated[dict[str, Any], AfterValidator(checked_reason)]
 
 
 class Body(BaseModel):

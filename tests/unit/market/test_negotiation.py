@@ -84,7 +84,7 @@ async def test_a_late_joiner_knows_all_live_offers_in_a_moment(hub: MemoryHub, a
         async with open_node(hub) as late:
             demand = await late.demand()
             await link(late, relay)
-            seen = set()
+            seen: set[object] = set()
             while len(seen) < 20:
                 for event in await late.events(D, demand):
                     assert isinstance(event, ProposalReceived)
@@ -180,9 +180,9 @@ async def test_termination_is_final_here_at_once_and_delivered_when_the_peer_is_
         assert (await provider.market.agreements.get(agreement)).state is AgreementState.APPROVED
         hub.heal()
         await link(requestor, provider)
-        news = await provider.market.agreements.events(0.0, None, 300, 10)
+        news = await provider.market.agreements.events(0, None, 300, 10)
         while news[-1].event != "AgreementTerminatedEvent":
-            news += await provider.market.agreements.events(news[-1].moment / 1e6, None, 300, 10)
+            news += await provider.market.agreements.events(news[-1].moment, None, 300, 10)
         assert news[-1].terminator == "Requestor"
         assert news[-1].reason == {"message": "done", "golem.requestor.code": "Success"}
         moments = [n.moment for n in news]

@@ -126,7 +126,7 @@ async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
 async def test_only_the_owner_can_read_the_database(tmp_path: Path) -> None:
     async with open_storage(tmp_path / "db") as storage:
         await names(storage)
-        modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("db", "db-wal", "db-shm")}  # noqa: ASYNC240
+        modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("db", "db-wal", "db-shm")}
         assert modes == {"db": 0o600, "db-wal": 0o600, "db-shm": 0o600}
 
 
