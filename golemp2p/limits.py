@@ -97,6 +97,9 @@ DATA_STALL_TIMEOUT_S: Final = 60.0  # a transfer without a byte for so long is b
 DATA_MAX_BYTES: Final = 16 * 1024 * MIB
 DATA_MAX_TRANSFERS_PER_PEER: Final = 16
 CONTENT_QUOTA_BYTES: Final = 64 * 1024 * MIB
+CONTENT_KEEP_S: Final = 3600.0  # a published file waits at least that long for who fetches it
+CONTENT_STEP_BYTES: Final = 16 * MIB  # room is looked for in such steps while a stream of unknown size comes in
+SLOT_KEEP_S: Final = 7 * 24 * 3600.0
 MAX_SLOTS: Final = 1_000
 
 # --- runtimes ---------------------------------------------------------------------------------------------------------
@@ -165,7 +168,6 @@ PROVIDER_RETRY_S: Final = 0.5
 ACTIVITY_IDLE_S: Final = 600.0  # provider: no command and no sign of the requestor for so long ends the activity
 AGREEMENT_GRACE_S: Final = 5.0  # after validTo
 TRANSFER_TIMEOUT_S: Final = 3_600.0
-SLOT_POLL_S: Final = 0.05  # how often GET /slots looks whether the file is complete
 MAX_TRANSFER_BYTES: Final = 16 * 1024 * MIB
 FAREWELL_S: Final = 3.0  # a provider's last word on an activity that it ended itself
 USAGE_SAVE_S: Final = 10.0
@@ -190,5 +192,6 @@ SDK_MAX_SETUP_FAILURES: Final = 3  # providers that cannot start a payload befor
 SDK_INVOICE_TIMEOUT_S: Final = 30.0
 SDK_NOTE_WAIT_S: Final = 3.0  # an invoice that came before the debit note that explains it
 SDK_BUDGET_CHECK_S: Final = 2.0
+SDK_STOP_S: Final = 2.0  # what it takes to stop activities that the budget does not cover any longer
 SDK_SETTLE_POLL_S: Final = 0.2
 SDK_DEMAND_SLACK_S: Final = 300.0  # the demand outlives the job by so much, so that nothing expires under it

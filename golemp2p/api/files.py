@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse
 from golemp2p import limits
 from golemp2p.api.auth import Caller, current_caller
 from golemp2p.api.longpoll import poll
-from golemp2p.errors import DeadlineError, GolemError, NotFoundError
+from golemp2p.errors import DeadlineError, NotFoundError
 from golemp2p.storage.content import Content, ContentStore
 from golemp2p.wire.rest.files import FileBody, NewSlot, SlotBody
 
@@ -56,22 +56,12 @@ def make_router(content: ContentStore) -> APIRouter:
     async def get_slot(slot: str, request: Request, timeout: Timeout = limits.DEFAULT_LONG_POLL_S) -> FileResponse:
         """The file once it is complete; 408 when it is not within ``timeout``."""
 
-        async def wait() -> Content | GolemError:
-            try:
-                with trio.move_on_after(timeout):
-                    while True:
-                        found = content.slot(slot).content
-                        if found is not None:
-                            return found
-                        await trio.sleep(limits.SLOT_POLL_S)
-            except GolemError as exc:  # handed over as a value, since the poll's nursery would wrap it
-                return exc
-            return DeadlineError(f"slot {slot} is not complete yet", hint="ask again")
+        async def wait() -> Content:
+            with trio.move_on_after(timeout):
+                return await content.wait_finished(slot)
+            raise DeadlineError(f"slot {slot} is not complete yet", hint="ask again")
 
-        outcome = await poll(request, wait)
-        if isinstance(outcome, GolemError):
-            raise outcome
-        return _download(outcome)
+        return _download(await poll(request, wait))
 
     @router.delete("/slots/{slot}", status_code=204)
     async def delete_slot(slot: str) -> Response:

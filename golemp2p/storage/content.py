@@ -8,7 +8,7 @@
     slots/<slot>.json         {"max_bytes", "peer", "sha256"}; sha256 is of the finished file, else null
 
 Files enter by rename from ``partial``, so a complete-looking file is complete. Writing and hashing happen in worker
-threads.
+threads. When the quota is reached, files that nobody looked up for CONTENT_KEEP_S go, the longest unused first.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,10 @@ class ContentStore:
         self._partial, self._slots = root / "partial", root / "slots"
         for folder in (self._files, self._aliases, self._partial, self._slots):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._finished: dict[str, trio.Event] = {}  # slots that somebody waits for
         for left in self._partial.glob("tmp-*"):  # of a process that was killed; nothing refers to them
             left.unlink(missing_ok=True)
+        self._forget_old_slots()
 
     # --- complete files ---------------------------------------------------------------------------------------------
     def lookup(self, alg: str, hexdigest: str) -> Content | None:
@@ -119,6 +122,7 @@ class ContentStore:
         try:
             size = path.stat().st_size
             sha3_256 = (self._aliases / f"of-{sha256}").read_text()
+            os.utime(path)  # used now: see _make_room
         except FileNotFoundError:
             return None
         return Content(sha256, sha3_256, path, size)
@@ -131,7 +135,7 @@ class ContentStore:
         temporary = self._partial / f"tmp-{secrets.token_hex(8)}"
         try:
             try:
-                self._check_quota(size_of(source) or 0)
+                self.room_for(size_of(source) or 0)
                 await trio.to_thread.run_sync(shutil.copyfile, source, temporary)
             except (FileNotFoundError, IsADirectoryError) as exc:
                 raise NotFoundError(f"{source} is no file") from exc
@@ -153,7 +157,8 @@ class ContentStore:
                     if size > max_bytes:
                         raise PolicyError(f"more than {max_bytes} bytes", hint="that is the limit of this transfer")
                     if size > free_bytes:
-                        self._check_quota(self._quota_bytes + 1)
+                        self.room_for(limits.CONTENT_STEP_BYTES)
+                        free_bytes = size + limits.CONTENT_STEP_BYTES
                     await file.write(chunk)
             return await self.adopt(temporary, also=also)
         finally:
@@ -200,13 +205,6 @@ class ContentStore:
     def discard(self, partial: Path) -> None:
         partial.unlink(missing_ok=True)
 
-    def _check_quota(self, more_bytes: int) -> None:
-        used = self.used_bytes()
-        if used + more_bytes > self._quota_bytes:
-            raise PolicyError(
-                f"the file store has {used} bytes and room for {self._quota_bytes}", hint="raise storage.content_quota"
-            )
-
     def used_bytes(self) -> int:
         used = 0
         for folder in (self._files, self._partial):
@@ -215,8 +213,30 @@ class ContentStore:
         return used
 
     def room_for(self, more_bytes: int) -> None:
-        """Raises PolicyError when ``more_bytes`` would exceed the quota."""
-        self._check_quota(more_bytes)
+        """Make room if need be. Raises PolicyError when ``more_bytes`` would exceed the quota all the same."""
+        excess = self.used_bytes() + more_bytes - self._quota_bytes
+        if excess <= 0:
+            return
+        oldest_kept = time.time() - limits.CONTENT_KEEP_S
+        unused = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self._files))
+        for used_at, size, path in unused:
+            if excess <= 0 or used_at > oldest_kept:
+                break
+            Path(path).unlink(missing_ok=True)
+            excess -= size
+        if excess > 0:
+            raise PolicyError(
+                f"the file store is full: {more_bytes} bytes more than its {self._quota_bytes} would be needed",
+                hint=f"files that were not used for {limits.CONTENT_KEEP_S / 3600:g} h make room by themselves",
+            )
+
+    def _forget_old_slots(self) -> None:
+        """Slots, and what broken transfers left, that nobody touched for SLOT_KEEP_S."""
+        oldest_kept = time.time() - limits.SLOT_KEEP_S
+        for folder in (self._slots, self._partial):
+            for entry in os.scandir(folder):
+                if entry.stat().st_mtime < oldest_kept:
+                    Path(entry.path).unlink(missing_ok=True)
 
     # --- slots ------------------------------------------------------------------------------------------------------
     def open_slot(self, slot_id: str, max_bytes: int, *, peer: str | None = None) -> Slot:
@@ -274,13 +294,26 @@ class ContentStore:
         content = await self.adopt(partial, also=also)
         facts = self._slot_facts(slot_id) | {"sha256": content.sha256}
         self._write(self._slots / f"{slot_id}.json", json.dumps(facts))
+        if (event := self._finished.pop(slot_id, None)) is not None:
+            event.set()
         return content
+
+    async def wait_finished(self, slot_id: str) -> Content:
+        """The slot's file as soon as it is complete. Raises as :meth:`slot`, also when the slot is closed meanwhile."""
+        while True:
+            event = self._finished.setdefault(slot_id, trio.Event())
+            if (content := self.slot(slot_id).content) is not None:
+                self._finished.pop(slot_id, None)
+                return content
+            await event.wait()
 
     def close_slot(self, slot_id: str) -> None:
         """Forget the slot and what it received so far; a finished file stays. Idempotent."""
         if _SLOT.fullmatch(slot_id):
             (self._slots / f"{slot_id}.json").unlink(missing_ok=True)
             self.slot_partial(slot_id).unlink(missing_ok=True)
+            if (event := self._finished.pop(slot_id, None)) is not None:
+                event.set()
 
     def _write(self, path: Path, text: str) -> None:
         temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")

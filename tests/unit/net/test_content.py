@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
+from golemp2p import limits
 from golemp2p.errors import ConflictError, GoneError, NotFoundError, PolicyError, UsageError
 from golemp2p.storage.content import ALGORITHMS, ContentStore
 
@@ -99,3 +104,56 @@ def test_what_a_killed_process_left_half_written_is_swept(tmp_path: Path) -> Non
     ContentStore(tmp_path)
     assert not store.partial("tmp-1234").exists()
     assert store.partial("get-sha256-x").exists()
+
+
+async def test_a_full_store_makes_room_by_dropping_what_was_not_used_for_long(tmp_path: Path) -> None:
+    store = ContentStore(tmp_path, quota_bytes=10)
+    old = await store.add_stream(_stream(b"12345"))
+    kept = await store.add_stream(_stream(b"abcd"))
+    hours_ago = time.time() - limits.CONTENT_KEEP_S - 1
+    for content in (old, kept):
+        os.utime(content.path, (hours_ago, hours_ago))
+    assert store.lookup("sha256", kept.sha256) is not None  # used again
+    new = await store.add_file(_file(tmp_path / "new", b"67890"))
+    assert [store.lookup("sha256", c.sha256) is not None for c in (old, kept, new)] == [False, True, True]
+
+
+async def test_who_waits_for_a_slot_is_woken_when_it_is_finished_or_closed(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    store = ContentStore(tmp_path)
+    store.open_slot("one", 100)
+    store.open_slot("two", 100)
+    found: list[object] = []
+
+    async def wait(slot: str) -> None:
+        try:
+            found.append((await store.wait_finished(slot)).size_bytes)
+        except NotFoundError as exc:
+            found.append(type(exc))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait, "one")
+        nursery.start_soon(wait, "two")
+        await wait_all_tasks_blocked()
+        store.slot_partial("one").write_bytes(b"xyz")
+        await store.finish("one")
+        store.close_slot("two")
+    assert sorted(map(str, found)) == sorted(["3", str(NotFoundError)])
+
+
+def test_old_slots_are_forgotten_at_the_start(tmp_path: Path) -> None:
+    ContentStore(tmp_path).open_slot("old", 100)
+    long_ago = time.time() - limits.SLOT_KEEP_S - 1
+    os.utime(tmp_path / "slots" / "old.json", (long_ago, long_ago))
+    with pytest.raises(NotFoundError):
+        ContentStore(tmp_path).slot("old")
+
+
+async def _stream(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _file(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
