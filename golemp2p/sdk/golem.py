@@ -287,6 +287,6 @@ class Golem:
 
     @property
     def cost(self) -> Decimal:
-        """GLM billed so far and accepted."""
-        accepted = sum(c.billed for c in self._payments.contracts.values())
+        """GLM billed so far, without bills that were not accepted."""
+        accepted = sum(c.billed for c in self._payments.contracts.values() if not c.problem)
         return Decimal(format_amount(accepted))

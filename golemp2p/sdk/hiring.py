@@ -54,6 +54,8 @@ class _Candidate:
 class Hiring:
     """``working``: how many work now; ``wanted``: how many should; ``hire`` gets each approved agreement.
 
+    ``room``: what is left of the budget, in the smallest unit.
+
     ``avoided`` are provider ids that are never asked; it may grow meanwhile.
     """
 
@@ -65,6 +67,7 @@ class Hiring:
         working: Callable[[], int],
         wanted: Callable[[], int],
         hire: Callable[[Agreement, LinearPrice], None],
+        room: Callable[[], int],
         avoided: set[str],
         news: News,
     ) -> None:
@@ -73,6 +76,7 @@ class Hiring:
         self._working = working
         self._wanted = wanted
         self._hire = hire
+        self._room = room
         self._avoided = avoided
         self._news = news
         self._demand = ""
@@ -102,7 +106,7 @@ class Hiring:
         alone_since_s = anyio.current_time()
         while True:
             news = self._news.next()
-            while self._candidates and self._working() + self._negotiating < self._wanted():
+            while self._candidates and self._working() + self._negotiating < self._wanted() and self._affordable():
                 candidate = heapq.heappop(self._candidates)
                 if candidate.proposal.issuer_id not in self._avoided:
                     self._negotiating += 1
@@ -118,6 +122,10 @@ class Hiring:
             with anyio.move_on_after(left_s):
                 await news.wait()
 
+    def _affordable(self) -> bool:
+        """The cheapest candidate, beside those that are being negotiated with."""
+        return self._candidates[0].price.least * (self._negotiating + 1) <= self._room()
+
     async def _nobody(self) -> GolemError:
         terms = self._terms
         if self._too_dear is not None and not self.problems:
@@ -127,6 +135,9 @@ class Hiring:
                 f" the budget is {format_amount(terms.budget)} GLM",
                 hint="raise the budget or the price limit",
             )
+        if self._candidates and not self._affordable():
+            left = format_amount(max(0, self._room()))
+            return BudgetError(f"the {left} GLM that are left of the budget pay no provider for 10 s")
         verdicts = await self._client.node.explain(terms.properties, terms.constraints)
         return NoOffersError(
             why_no_offers(verdicts, self.problems, waited_s=terms.offers_timeout_s),

@@ -160,6 +160,7 @@ class Job(Generic[D, R]):
             working=lambda: len(self._working),
             wanted=lambda: min(self._options.max_workers, self._queue.unfinished),
             hire=self._take_on,
+            room=lambda: self._payments.room,
             avoided=self._avoided,
             news=self._news,
         )

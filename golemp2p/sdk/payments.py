@@ -63,6 +63,12 @@ class Payments:
         now_s = anyio.current_time()
         return Amount(sum(contract.owed(now_s) for contract in self.contracts.values()))
 
+    @property
+    def room(self) -> int:
+        """What is left of the budget when all that runs is stopped at the next check; negative: stop now."""
+        then_s = anyio.current_time() + limits.SDK_BUDGET_CHECK_S + limits.SDK_STOP_S
+        return self._budget - sum(contract.owed(then_s) for contract in self.contracts.values())
+
     async def watch_budget(self) -> None:
         """Stops the work while what it has cost can still be paid in full."""
         while True:
@@ -70,7 +76,7 @@ class Payments:
             for contract in list(self.contracts.values()):
                 for activity, meter in list(contract.meters.items()):
                     await self._read(contract, activity, meter)
-            if self.owed > self._budget:
+            if self.room < 0:
                 self._exhaust()
 
     async def _read(self, contract: Contract, activity: str, meter: Meter) -> None:
@@ -86,7 +92,8 @@ class Payments:
         if not self._exhausted:
             self._exhausted = True
             error = BudgetError(
-                f"the budget of {format_amount(self._budget)} GLM is used up ({format_amount(self.owed)} GLM are owed)",
+                f"the budget of {format_amount(self._budget)} GLM is as good as used up:"
+                f" {format_amount(self.owed)} GLM are owed",
                 hint="give a larger budget",
             )
             log.warning("budget_exhausted", error=error.message)
@@ -127,10 +134,8 @@ class Payments:
             log.warning("debit_note_rejected", note=note.debit_note_id, reason=problem)
             await self._client.payment.reject("debitNote", note.debit_note_id, message=problem)
             return
-        before = contract.notes.get(note.activity_id, ZERO)
-        contract.notes[note.activity_id] = max(before, amount)
+        contract.notes[note.activity_id] = max(contract.notes.get(note.activity_id, ZERO), amount)
         if not self._affordable():
-            contract.notes[note.activity_id] = before
             self._exhaust()
             return
         await self._client.payment.accept(
