@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import structlog
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -68,7 +70,15 @@ async def _gone_client(_request: Request, _error: Exception) -> Response:
 def make_app(
     routers: Sequence[APIRouter], *, keys: AppKeys, address: Address, allowed_hosts: frozenset[str] = frozenset()
 ) -> FastAPI:
-    app = FastAPI(title="golemp2p", version=__version__, docs_url="/docs", redoc_url=None)
+    # The page's scripts come from this node, not from somebody's CDN: the app-key is typed into that page.
+    app: FastAPI = FastAPIOffline(
+        title="golemp2p",
+        version=__version__,
+        description="yagna's API and golemp2p's own calls. Authorize with an app-key: golemp2p app-key create NAME.",
+        docs_url="/docs",
+        redoc_url=None,
+        dependencies=[Depends(HTTPBearer(auto_error=False, description="An app-key of this node"))],
+    )
     for router in routers:
         app.include_router(router)
     app.add_exception_handler(errors.GolemError, _golem_error)

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from golemp2p import limits
 from golemp2p.core.ids import Address
 
-OPEN_PATHS: Final = frozenset({"/version/get", "/healthz", "/metrics"})
+OPEN_PATHS: Final = frozenset({"/version/get", "/healthz", "/metrics", "/docs", "/openapi.json"})
+OPEN_PREFIX: Final = "/static-offline-docs/"  # scripts and style of /docs
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 UNLIMITED_BODIES: Final = frozenset({("PUT", "/golemp2p/v1/files")})  # streamed to disk, with a limit of its own
 _CORS_MAX_AGE_S: Final = 600
@@ -108,7 +109,7 @@ class Guard:
                 await _refuse(scope, receive, send, 403, f"origin {origin!r} is not allowed for this app-key")
                 return
             send = _with_cors(send, origin)
-        if scope["path"] not in OPEN_PATHS:
+        if scope["path"] not in OPEN_PATHS and not scope["path"].startswith(OPEN_PREFIX):
             if key is None:
                 message = "this app-key is unknown" if _token(headers.get("authorization", ""), scope) else "no app-key"
                 await _refuse(scope, receive, send, 401, f"{message}; send 'Authorization: Bearer <app-key>'")
