@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ UNKNOWN = "00" * 32
         (("status", "--api-url", "http://127.0.0.1:9"), 4, "golemp2p run"),
         (("offers", "(golem.runtime.name=wasmtime"), 2, ""),
         (("offers", "(a~b)"), 2, ""),
-        (("app-key", "remove", "nobody"), 3, "nobody"),
+        (("app-key", "drop", "nobody"), 3, "nobody"),
         (("agreement", "list", "--state", "Nonsense"), 2, "Nonsense"),
         (("nonsense",), 2, "nonsense"),
     ],
@@ -111,7 +112,7 @@ async def test_garbage_on_the_ports_of_both_nodes_does_not_touch_a_job(net: Net)
                     b"PRI * HTTP/2.0\r\n\r\n",
                 ):
                     await trio.to_thread.run_sync(throw, rest_port, garbage)
-            assert (await client.activity.state(activity))["state"][0] == "Ready"
+            assert (await client.activity.state(activity))["state"][0] not in ("Unresponsive", "Terminated")
             results = await made.results(activity, batch)
             assert results[-1]["stdout"] == "tick\n"
             assert "code 124" in results[-1]["message"]
@@ -131,15 +132,14 @@ def throw(port: int, garbage: bytes) -> None:
 
 
 async def test_a_destroyed_activity_and_an_unknown_one_say_so(net: Net) -> None:
-    async with net.requestor.client() as client:
-        async with deal(client, HELLO) as made:
-            activity = await made.activity()
-            await client.activity.destroy(activity, timeout_s=10.0)
-            await wait_for_state(client, activity, "Terminated")
-            with pytest.raises(GolemError):
-                await client.activity.execute(activity, deploy_and_run())
-            with pytest.raises(GolemError):
-                await client.activity.execute(UNKNOWN[:32], deploy_and_run())
+    async with net.requestor.client() as client, deal(client, HELLO) as made:
+        activity = await made.activity()
+        await client.activity.destroy(activity, timeout_s=10.0)
+        await wait_for_state(client, activity, "Terminated")
+        with pytest.raises(GolemError):
+            await client.activity.execute(activity, deploy_and_run())
+        with pytest.raises(GolemError):
+            await client.activity.execute(UNKNOWN[:32], deploy_and_run())
 
 
 def test_a_second_node_on_one_data_directory_is_refused(net: Net) -> None:
@@ -162,11 +162,11 @@ def test_a_wrong_password_is_said_plainly(tmp_path: Path) -> None:
 def test_a_late_joiner_sees_all_live_offers_within_two_seconds_of_being_ready(net: Net, tmp_path: Path) -> None:
     node = tmp_path / "late"
     assert golemp2p("init", "--data-dir", str(node), "--light-kdf", GOLEMP2P_PASSWORD="password").returncode == 0
-    bootstrap = str(net.requestor.facts["addresses"][0])
-    name = str(net.requestor.facts["network"])
+    # The network's own settings: signatures are valid for one network name and one chain.
+    shutil.copy(net.providers[0].data_dir / "config.toml", node / "config.toml")
     command = [*GOLEMP2P, "run", "--data-dir", str(node), "--listen", "/ip4/127.0.0.1/tcp/0", "--rest", "127.0.0.1:0"]
     process = subprocess.Popen(
-        [*command, "--bootstrap", bootstrap, "--network", name],
+        command,
         env=environment(GOLEMP2P_PASSWORD="password"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
