@@ -21,7 +21,7 @@ from golemp2p.wire.rest.node import RuntimeInfo
 
 log = structlog.get_logger("golemp2p.provider")
 
-POLL_S: Final = 30.0
+POLL_S: Final = 10.0  # also how long an offer may stay after the capacity is used up
 APPROVE_TIMEOUT_S: Final = 10.0
 APPROVAL_CHECK_S: Final = 5.0
 EVENTS_AT_ONCE: Final = 16  # a requestor that does not answer must not hold up the others

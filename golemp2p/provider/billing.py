@@ -14,7 +14,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import anyio
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
 from golemp2p.client import NodeClient
 from golemp2p.core.money import Amount, format_amount, linear_cost, parse_amount
@@ -41,7 +41,7 @@ def again(call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     """``call``, repeated with growing waits while the node cannot be reached."""
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(NetworkError),
-        wait=wait_exponential_jitter(initial=RETRY_S, max=RETRY_MAX_S),
+        wait=wait_exponential(multiplier=RETRY_S, max=RETRY_MAX_S) + wait_random(0, RETRY_S),
         sleep=anyio.sleep,
         reraise=True,
     )
@@ -125,13 +125,14 @@ async def serve_contract(client: NodeClient, contract: Contract) -> None:
                 group.start_soon(_bill_activity, client, contract, activity)
 
         now = anyio.current_time()
-        expires, idle_since = now + contract.life_s, now
+        expires, idle_since, was_live = now + contract.life_s, now, False
         while not contract.ended:
             news = contract.news
             bill_new_ones()
             now = anyio.current_time()
-            if contract.live:
+            if contract.live or was_live:  # it may have run until just now
                 idle_since = now
+            was_live = bool(contract.live)
             all_billed = contract.seen == set(contract.final)
             if contract.single_activity and contract.seen and all_billed and not contract.live:
                 await _terminate(client, contract, "Success", "the activity ended")
