@@ -18,7 +18,7 @@ from golemp2p import limits
 from golemp2p.client import NodeClient, connect
 from golemp2p.core.money import format_amount, parse_amount
 from golemp2p.errors import GolemError, UsageError
-from golemp2p.sdk.contracts import Attempt
+from golemp2p.sdk.contracts import Attempt, Contract
 from golemp2p.sdk.errors import BudgetError
 from golemp2p.sdk.hiring import Terms
 from golemp2p.sdk.job import Job, JobOptions, Worker
@@ -96,6 +96,7 @@ class Golem:
         self._stack = AsyncExitStack()
         self._jobs: list[Job[object, object]] = []
         self._avoided: set[str] = set()
+        self._contracts: dict[str, Contract] = {}
         self._attempts: list[Attempt] = []
         self._packages: dict[Payload, str] = {}
         self._settled: list[Payment] = []
@@ -132,6 +133,7 @@ class Golem:
             allocation_id=self._allocation,
             budget=self._budget,
             session_id=self._session_id,
+            contracts=self._contracts,
             on_budget=self._stop_all,
         )
         self._tasks = anyio.create_task_group()
@@ -283,10 +285,10 @@ class Golem:
 
     def report(self) -> list[ReportRow]:
         """One row for each attempt at a task so far."""
-        return rows(self._attempts, self._payments.contracts, self._settled)
+        return rows(self._attempts, self._contracts, self._settled)
 
     @property
     def cost(self) -> Decimal:
         """GLM billed so far, without bills that were not accepted."""
-        accepted = sum(c.billed for c in self._payments.contracts.values() if not c.problem)
+        accepted = sum(c.billed for c in self._contracts.values() if not c.problem)
         return Decimal(format_amount(accepted))

@@ -27,7 +27,7 @@ ROUNDING_PARTS = 10**9  # bills made with other rounding may differ by so small 
 class Payments:
     """Of one session: all agreements confirmed with ``session_id``, paid from one allocation.
 
-    ``on_budget`` is told, once, when the budget is used up.
+    ``contracts``: by agreement id; workers add theirs. ``on_budget`` is told, once, when the budget is used up.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Payments:
         allocation_id: str,
         budget: Amount,
         session_id: str,
+        contracts: dict[str, Contract],
         on_budget: Callable[[BudgetError], None],
     ) -> None:
         self._client = client
@@ -46,7 +47,7 @@ class Payments:
         self._on_budget = on_budget
         self._exhausted = False
         self._news = News()
-        self.contracts: dict[str, Contract] = {}
+        self.contracts = contracts
 
     # --- what workers tell ---
 
