@@ -123,8 +123,8 @@ class Hiring:
                 await news.wait()
 
     def _affordable(self) -> bool:
-        """The cheapest candidate, beside those that are being negotiated with."""
-        return self._candidates[0].price.least * (self._negotiating + 1) <= self._room()
+        """The cheapest candidate, beside those that work or are being negotiated with."""
+        return self._candidates[0].price.least * (self._working() + self._negotiating + 1) <= self._room()
 
     async def _nobody(self) -> GolemError:
         terms = self._terms
