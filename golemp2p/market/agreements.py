@@ -472,12 +472,14 @@ class Agreements:
     ) -> None:
         """One transaction: the state, its event, and what the peer must hear. Memory follows the disk."""
 
+        now = self._clock()
+
         def job(connection: Connection) -> None:
             rows.put_agreement(connection, agreement)
             if event is not None:
-                rows.add_agreement_event(connection, self._clock(), agreement, event, reason, terminator)
+                rows.add_agreement_event(connection, now, agreement, event, reason, terminator)
             if word is not None:
-                self._delivery.add(connection, agreement.counterpart, word[0], agreement.id, word[1])
+                self._delivery.add(connection, agreement.counterpart, word[0], agreement.id, word[1], now)
 
         # A caller that gives up between disk and memory would leave the two apart.
         with trio.CancelScope(shield=True):

@@ -37,11 +37,17 @@ class Delivery:
         self._not_before: dict[PeerId, tuple[float, float]] = {}  # peer -> (moment, wait)
 
     def add(
-        self, connection: Connection, peer: PeerId, method: str, agreement_id: AgreementId, body: Mapping[str, Any]
+        self,
+        connection: Connection,
+        peer: PeerId,
+        method: str,
+        agreement_id: AgreementId,
+        body: Mapping[str, Any],
+        now: float,
     ) -> None:
         """Part of the transaction that makes the word true. Call :meth:`kick` after it."""
         packed: bytes = msgpack.packb(dict(body))
-        rows.add_undelivered(connection, peer, method, agreement_id, packed, self._clock())
+        rows.add_undelivered(connection, peer, method, agreement_id, packed, now)
 
     def kick(self) -> None:
         """There is something to send."""

@@ -42,7 +42,7 @@ async def negotiate(requestor: RestNode, provider: RestNode, tag: int = 0) -> tu
     path = f"{API}/demands/{demand}/proposals/{initial['proposalId']}"
     await ok(await requestor.http.post(path, json=DEMAND_BODY))
     seen = (await one_event(provider, "offers", offer))["proposal"]
-    await ok(await provider.http.post(f"{API}/offers/{offer}/proposals/{seen['proposalId']}", json=OFFER_BODY))
+    await ok(await provider.http.post(f"{API}/offers/{offer}/proposals/{seen['proposalId']}", json=offer_body))
     answer = (await one_event(requestor, "demands", demand))["proposal"]
     return demand, offer, answer["proposalId"]
 

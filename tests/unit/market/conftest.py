@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -20,7 +19,7 @@ from golemp2p.market.service import MarketService
 from golemp2p.market.subscriptions import MarketEvent
 from golemp2p.net.memory import MemoryHub, MemoryNetwork, open_memory_network
 from golemp2p.net.rpc import Rpc
-from golemp2p.storage import open_storage
+from golemp2p.storage import Storage, open_storage
 
 DOMAIN = Domain("test", 31337)
 
@@ -49,11 +48,12 @@ class Node:
 
 
 @asynccontextmanager
-async def open_node(hub: MemoryHub, key: NodeKey | None = None, database: Path | None = None) -> AsyncIterator[Node]:
+async def open_node(hub: MemoryHub, key: NodeKey | None = None, stored: Storage | None = None) -> AsyncIterator[Node]:
+    """``stored``: what a former life of the node left on disk."""
     key = key or NodeKey.generate()
     clock = hub_clock(hub)
     async with (
-        open_storage(database) as storage,
+        nullcontext(stored) if stored else open_storage(None) as storage,
         open_memory_network(hub, key) as network,
         trio.open_nursery() as nursery,
     ):

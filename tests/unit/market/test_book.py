@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from golemp2p import limits
+from golemp2p.core.ids import PeerId
+from golemp2p.core.records import MarketRecord, RecordKind, make_record, new_subscription_id
+from golemp2p.identity import NodeKey
+from golemp2p.market.book import Applied, OrderBook
+
+from .conftest import NOW, OFFER
+
+ISSUER = NodeKey.generate().peer_id
+
+
+def offer(issuer: PeerId = ISSUER, *, sequence: int = 1) -> MarketRecord:
+    return make_record(RecordKind.OFFER, new_subscription_id(issuer), issuer, OFFER, "()", now=NOW, sequence=sequence)
+
+
+def test_of_two_versions_the_later_counts_in_any_order() -> None:
+    first = offer(sequence=5)
+    second = first.renewed(now=NOW + 10, ttl_s=3600, sequence=6)
+    for order in ([first, second], [second, first], [second, second, first, first]):
+        book = OrderBook()
+        for record in order:
+            book.apply(record)
+        assert book.get(first.id, NOW) == second
+        assert len(book) == 1
+
+
+def test_a_withdrawal_is_the_last_word_even_when_it_comes_first() -> None:
+    record = offer()
+    gone = record.withdrawn(now=NOW, sequence=2)
+    later = replace(record, sequence=99)
+    book = OrderBook()
+    assert book.apply(gone) is Applied.WITHDRAWN
+    assert book.apply(record) is Applied.NOTHING
+    assert book.apply(later) is Applied.NOTHING
+    assert book.get(record.id, NOW) is None
+    assert list(book.live(RecordKind.OFFER, NOW)) == []
+
+
+def test_nobody_changes_anothers_record() -> None:
+    record = offer()
+    book = OrderBook()
+    book.apply(record)
+    assert book.apply(replace(record, issuer=NodeKey.generate().peer_id, sequence=9)) is Applied.REFUSED
+    assert book.get(record.id, NOW) == record
+
+
+def test_one_issuer_has_a_bounded_number_of_live_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_RECORDS_PER_ISSUER", 3)
+    book = OrderBook()
+    records = [offer() for _ in range(4)]
+    assert [book.apply(r) for r in records] == [Applied.NEW] * 3 + [Applied.REFUSED]
+    assert book.apply(offer(NodeKey.generate().peer_id)) is Applied.NEW
+    book.apply(records[0].withdrawn(now=NOW, sequence=2))
+    assert book.apply(records[3]) is Applied.NEW
+
+
+def test_who_subscribes_and_withdraws_all_day_is_not_locked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_RECORDS_PER_ISSUER", 3)
+    monkeypatch.setattr(limits, "MAX_WITHDRAWALS_PER_ISSUER", 5)
+    book = OrderBook()
+    for _ in range(50):
+        record = offer()
+        assert book.apply(record) is Applied.NEW
+        assert book.apply(record.withdrawn(now=NOW, sequence=2)) is Applied.WITHDRAWN
+    assert len(book) == 5
+
+
+def test_a_full_book_takes_our_own_and_remembers_nothing_of_the_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_RECORDS", 2)
+    book = OrderBook(ISSUER)
+    stranger = NodeKey.generate().peer_id
+    book.apply(offer(stranger))
+    book.apply(offer(stranger))
+    assert book.apply(offer(NodeKey.generate().peer_id)) is Applied.REFUSED
+    assert len(book._issuers) == 1
+    assert book.apply(offer()) is Applied.NEW
+
+
+def test_digests_are_equal_when_the_books_are_and_follow_expiry() -> None:
+    one, other = OrderBook(), OrderBook()
+    records = [offer() for _ in range(10)]
+    short = replace(offer(), expires_at=NOW + 5)
+    for record in [*records, short]:
+        one.apply(record)
+    for record in reversed(records):
+        other.apply(record)
+    assert one.digest(NOW) != other.digest(NOW)
+    assert one.digest(NOW + 5) == other.digest(NOW + 5)
+    assert one.remove_expired(NOW + 5) == [short]
+    other.apply(records[3].withdrawn(now=NOW, sequence=2))
+    assert one.digest(NOW + 5) != other.digest(NOW + 5)
+
+
+def test_pages_follow_one_another() -> None:
+    book = OrderBook()
+    records = sorted((offer() for _ in range(10)), key=lambda r: r.id)
+    for record in records:
+        book.apply(record)
+    assert book.all_records(NOW) == records
+    assert book.all_records(NOW, after=records[3].id) == records[4:]
+    assert book.all_records(NOW, after="g") == []
