@@ -2,13 +2,15 @@
 """What a user waits for, measured in one run and printed beside the goals of the first milestone.
 
 Usage: scripts/bench/node.py [--runs 5] [--json]. Takes about a minute; exit code 1 when a goal is missed.
-Real processes: nodes with default keys and settings, `golemp2p localnet`'s network for the jobs.
+Real processes: nodes with default keys for start and memory, a local network (light keys) for the jobs. Memory is one
+sample per node. A goal of "-" is no goal of the milestone: the number is there to be watched.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -139,7 +141,7 @@ async def jobs(runs: int) -> list[Line]:
         Line("demand published -> agreement approved", "s", 1.0, tuple(negotiated)),
         Line("submit -> first byte (create, deploy, start, run)", "s", 0.3, tuple(first_bytes)),
         Line("submit -> first byte (activity is ready)", "s", 0.3, tuple(in_activity)),
-        Line(f"RSS, provider after {runs + 2} jobs", "MiB", 200, (memory,)),
+        Line(f"RSS, larger of 2 providers, {runs + 2} jobs in all", "MiB", math.inf, (memory,)),
     ]
 
 
@@ -156,7 +158,14 @@ def main() -> None:
         ]
     lines += trio.run(jobs, arguments.runs)
     if arguments.json:
-        print(json.dumps([{"what": x.what, "unit": x.unit, "goal": x.goal, "values": x.values} for x in lines]))
+        print(
+            json.dumps(
+                [
+                    {"what": x.what, "unit": x.unit, "goal": None if math.isinf(x.goal) else x.goal, "values": x.values}
+                    for x in lines
+                ]
+            )
+        )
     else:
         print(f"{'what':<52}{'goal':>8}{'median':>9}{'best':>9}{'worst':>9}")
         for x in lines:
@@ -164,7 +173,8 @@ def main() -> None:
                 f"{value:9.3f}" if x.unit == "s" else f"{value:9.1f}"
                 for value in (x.median, min(x.values), max(x.values))
             )
-            print(f"{x.what:<52}{x.goal:>8g}{numbers} {x.unit:<4}{'ok' if x.met else 'MISSED'}")
+            goal, verdict = ("-", "") if math.isinf(x.goal) else (f"{x.goal:g}", "ok" if x.met else "MISSED")
+            print(f"{x.what:<52}{goal:>8}{numbers} {x.unit:<4}{verdict}".rstrip())
     sys.exit(not all(x.met for x in lines))
 
 
