@@ -16,6 +16,7 @@ DECIMALS = 18
 _SCALE = Decimal(10) ** DECIMALS
 # 78 digits hold any uint256; the default context of 28 would round silently.
 _CONTEXT = Context(prec=120)
+_UP = Context(prec=120, rounding=ROUND_CEILING)
 _EXACT = Context(prec=120, traps=[Inexact, Overflow, InvalidOperation])
 MAX_AMOUNT = Amount(2**128 - 1)
 _WHOLE_MAX = Decimal(MAX_AMOUNT) / _SCALE + 1
@@ -66,12 +67,12 @@ def linear_cost(coeffs: list[float], usage: list[float]) -> Amount:
     try:
         total = Decimal(str(coeffs[-1]))
         for coeff, counter in zip(coeffs, usage, strict=False):
-            total = _CONTEXT.add(total, _CONTEXT.multiply(Decimal(str(coeff)), Decimal(str(counter))))
+            total = _UP.add(total, _UP.multiply(Decimal(str(coeff)), Decimal(str(counter))))
     except DecimalException as exc:  # infinity times nothing
         raise UsageError(f"price {coeffs!r} with usage {usage!r} is not a number") from exc
     if not total.is_finite() or total < 0:
         raise UsageError(f"price {coeffs!r} with usage {usage!r} is not a number of zero or more")
-    scaled = _CONTEXT.multiply(total, _SCALE).to_integral_value(rounding=ROUND_CEILING, context=_CONTEXT)
+    scaled = _UP.multiply(total, _SCALE).to_integral_value(context=_UP)
     if scaled > MAX_AMOUNT:
         raise UsageError(f"price {coeffs!r} with usage {usage!r} is too large")
     return Amount(int(scaled))

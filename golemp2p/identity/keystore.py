@@ -70,7 +70,7 @@ def unlock_keystore(path: Path, password: str) -> NodeKey:
                 hint="check the password file, GOLEMP2P_PASSWORD or what you typed",
             ) from exc
         raise UsageError(f"{path} is no keystore V3 file: {exc}") from exc
-    except (KeyError, TypeError, AttributeError, OverflowError, MemoryError, NotImplementedError) as exc:
+    except (KeyError, TypeError, AttributeError, ArithmeticError, MemoryError, NotImplementedError) as exc:
         raise UsageError(f"{path} is no keystore V3 file: {type(exc).__name__} {exc}") from exc
     return NodeKey(secret)
 
