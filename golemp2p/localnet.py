@@ -99,7 +99,9 @@ async def open_localnet(options: LocalNetOptions) -> AsyncIterator[LocalNet]:
         else:
             directory = options.directory.absolute()
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        chain = await stack.enter_async_context(open_local_chain(prefer=options.chain, cache_dir=Locations.find().cache))
+        chain = await stack.enter_async_context(
+            open_local_chain(prefer=options.chain, cache_dir=Locations.find().cache)
+        )
         network = f"localnet-{secrets.token_hex(4)}"
         nodes = [_make_node(directory, name) for name in _names(options.providers)]
         requestor, providers = nodes[0], nodes[1:]

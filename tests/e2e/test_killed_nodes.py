@@ -106,7 +106,7 @@ async def test_a_requestor_killed_before_it_accepted_pays_once_after_its_restart
     await settled_once(net, provider, made.agreement, before)
 
 
-async def test_a_requestor_killed_before_it_broadcast_pays_once_after_its_restart(fragile_net: Net) -> None:
+async def test_a_requestor_killed_before_its_payment_was_mined_pays_once_after_its_restart(fragile_net: Net) -> None:
     net = fragile_net
     net.rpc("evm_setAutomine", False)  # so that nothing is final yet, whatever was sent
     try:
@@ -156,7 +156,7 @@ async def test_debit_notes_of_a_killed_provider_stay_and_are_not_billed_again(fr
         made = await job_done(client)
         provider, before = owner(net, made.provider), net.balance(made.provider)
         with trio.fail_after(20.0):
-            while not [n for n in await client.payment.debit_notes() if n.agreement_id == made.agreement]:
+            while not [n for n in await client.payment.debit_notes() if n.agreement_id == made.agreement]:  # noqa: ASYNC110 - REST has no event for it
                 await trio.sleep(0.05)
         provider.kill()
         provider.start()
