@@ -29,7 +29,9 @@ from golemp2p.localchain import LocalChain, open_local_chain
 from golemp2p.localchain.chain import Kind
 from golemp2p.localchain.child import Child, open_child
 from golemp2p.locations import Locations
+from golemp2p.provider.offer import MEMORY_SHARE, machine_memory_gib
 
+ACTIVITIES: Final = 2  # at a time, of each provider
 READY_TIMEOUT_S: Final = 60.0  # a node on a busy two-core machine takes about 3 s
 OFFERS_TIMEOUT_S: Final = 30.0
 CHECK_INTERVAL_S: Final = 0.05
@@ -165,7 +167,14 @@ def _write_config(
             ],
             **options.payment,
         },
-        "provider": {"node_name": node.name, "runtimes": list(options.runtimes), **options.provider},
+        "provider": {
+            "node_name": node.name,
+            "runtimes": list(options.runtimes),
+            # All providers share this machine: together they must not promise more than it has.
+            "memory_gib": round(machine_memory_gib() * MEMORY_SHARE / (options.providers * ACTIVITIES), 3),
+            "max_activities": ACTIVITIES,
+            **options.provider,
+        },
         "log": {"format": "json"},
     }
     node.where.config.write_text(tomli_w.dumps(config))

@@ -18,6 +18,7 @@ ACCEPT_TIMEOUT: Final = "golem.com.payment.debit-notes.accept-timeout?"
 NOTE_INTERVAL: Final = "golem.com.scheme.payu.debit-note.interval-sec?"
 PAYMENT_TIMEOUT: Final = "golem.com.scheme.payu.payment-timeout-sec?"
 GIB: Final = 1024**3
+MEMORY_SHARE: Final = 0.7  # of the machine, for all activities together; the offer's figure is for one
 HOUR_S: Final = 3600.0
 
 
@@ -43,11 +44,15 @@ class ProviderTerms:
         return [self.price_per_hour / HOUR_S, self.price_per_cpu_hour / HOUR_S, float(self.price_start)]
 
 
+def machine_memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+
+
 def offer_properties(
     terms: ProviderTerms, runtime: RuntimeInfo, accounts: Sequence[Account], *, subnet: str
 ) -> Properties:
     threads = terms.threads or os.cpu_count() or 1
-    memory_gib = terms.memory_gib or round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.7 / GIB, 3)
+    memory_gib = terms.memory_gib or round(machine_memory_gib() * MEMORY_SHARE / terms.max_activities, 3)
     properties: Properties = {
         "golem.node.id.name": terms.node_name or socket.gethostname(),
         "golem.node.debug.subnet": subnet,
