@@ -63,7 +63,10 @@ def _judge(constraint: str, properties: dict[str, Any], *, explain: bool) -> dic
 
 def _batch(source: str, *, explain: bool) -> None:
     """A line that cannot be judged answers {"error": …}; the others go on."""
-    lines = sys.stdin if source == "-" else Path(source).open(encoding="utf-8")  # noqa: SIM115 - stdin is not ours
+    try:
+        lines = sys.stdin.buffer if source == "-" else Path(source).open("rb")  # noqa: SIM115 - stdin is not ours
+    except OSError as exc:
+        raise UsageError(f"cannot read the pairs: {exc}") from exc
     failures = 0
     with lines:
         for number, line in enumerate(lines, 1):
@@ -80,7 +83,7 @@ def _batch(source: str, *, explain: bool) -> None:
         raise typer.Exit(2)
 
 
-def _pair(line: str) -> tuple[str, dict[str, Any]]:
+def _pair(line: bytes) -> tuple[str, dict[str, Any]]:
     pair = _load(line)
     constraint, properties = pair.get("constraint"), pair.get("properties")
     if not isinstance(constraint, str) or not isinstance(properties, dict):
@@ -90,14 +93,14 @@ def _pair(line: str) -> tuple[str, dict[str, Any]]:
 
 def _read(name: str) -> str:
     try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        return (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"cannot read the properties: {exc}") from exc
 
 
-def _load(text: str) -> dict[str, Any]:
+def _load(text: str | bytes) -> dict[str, Any]:
     try:
-        document = json.loads(text)
+        document = json.loads(text if isinstance(text, str) else text.decode())
     except (ValueError, RecursionError) as exc:
         raise UsageError(f"not JSON: {exc}") from exc
     if not isinstance(document, dict):

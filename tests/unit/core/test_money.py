@@ -69,7 +69,7 @@ COEFFS = st.floats(0, 1e6, allow_nan=False)
 
 @given(st.lists(st.tuples(COEFFS, COEFFS), max_size=4), COEFFS)
 def test_a_price_is_exact_and_rounded_up_by_less_than_one_unit(pairs: list[tuple[float, float]], start: float) -> None:
-    context = Context(prec=500)
+    context = Context(prec=3_000)
     exact = Decimal(str(start))
     for coeff, counter in pairs:
         exact = context.add(exact, context.multiply(Decimal(str(coeff)), Decimal(str(counter))))

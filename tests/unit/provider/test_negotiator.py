@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from golemp2p.core.properties import Properties
+from golemp2p.provider.negotiator import CHOSEN_PLATFORM, EXPIRATION, MAX_LIFE_S, Refusal, answer
+from golemp2p.provider.offer import ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT
+
+NOW = 1_800_000_000.0
+PLATFORM = "erc20-local-tglm"
+PAYEE = f"golem.com.payment.platform.{PLATFORM}.address"
+OFFER: Properties = {PAYEE: "0xp", ACCEPT_TIMEOUT: 240, NOTE_INTERVAL: 120, PAYMENT_TIMEOUT: 120}
+DEMAND: Properties = {EXPIRATION: (NOW + 600) * 1000, CHOSEN_PLATFORM: PLATFORM, PAYEE: "0xr"}
+
+
+def test_a_demand_that_asks_for_nothing_special_gets_the_offer() -> None:
+    assert answer(OFFER, DEMAND, now=NOW) == OFFER
+
+
+def test_terms_within_the_limits_are_taken_over() -> None:
+    counter = answer(OFFER, {**DEMAND, ACCEPT_TIMEOUT: 30, NOTE_INTERVAL: 60.0}, now=NOW)
+    assert counter == {**OFFER, ACCEPT_TIMEOUT: 30, NOTE_INTERVAL: 60.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({EXPIRATION: None}, "NoExpiration"),
+        ({EXPIRATION: True}, "NoExpiration"),
+        ({EXPIRATION: "tomorrow"}, "NoExpiration"),
+        ({EXPIRATION: NOW * 1000}, "ExpiresTooSoon"),
+        ({EXPIRATION: (NOW + MAX_LIFE_S + 60) * 1000}, "ExpiresTooLate"),
+        ({CHOSEN_PLATFORM: None}, "NoPlatform"),
+        ({CHOSEN_PLATFORM: "erc20-other-glm"}, "UnknownPlatform"),
+        ({PAYEE: None}, "NoPayer"),
+        ({ACCEPT_TIMEOUT: 241}, "TermOutOfRange"),
+        ({ACCEPT_TIMEOUT: 0}, "TermOutOfRange"),
+        ({NOTE_INTERVAL: "often"}, "TermOutOfRange"),
+        ({PAYMENT_TIMEOUT: True}, "TermOutOfRange"),
+    ],
+)
+def test_what_is_not_served_is_refused_with_its_reason(changes: dict[str, Any], code: str) -> None:
+    demand = {k: v for k, v in {**DEMAND, **changes}.items() if v is not None}
+    found = answer(OFFER, demand, now=NOW)
+    assert isinstance(found, Refusal)
+    assert found.code == code
+    assert found.reason()["golem.provider.code"] == code
+    assert found.message
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([EXPIRATION, CHOSEN_PLATFORM, PAYEE, ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT]),
+        st.one_of(
+            st.text(max_size=5),
+            st.integers(),
+            st.floats(allow_nan=False, allow_infinity=False),
+            st.booleans(),
+            st.just([1]),
+        ),
+    )
+)
+def test_any_demand_gets_an_answer(demand: Properties) -> None:
+    assert isinstance(answer(OFFER, demand, now=NOW), dict | Refusal)
