@@ -106,6 +106,8 @@ class Agreements:
         self._confirmed: dict[AgreementId, float] = {}  # when; those of a former life count from our start
         self._listeners: list[AgreementListener] = []
         self._news = Notifier()
+        self._storing: set[AgreementId] = set()
+        self._stored = trio.Event()  # set, and replaced, when one of them is done
 
     def add_listener(self, listener: AgreementListener) -> None:
         self._listeners.append(listener)
@@ -306,7 +308,11 @@ class Agreements:
         """Strictly newer than ``after_us`` (microseconds since the epoch), ascending."""
 
         async def fetch() -> list[rows.AgreementNews]:
-            return await self._storage.run(lambda c: rows.agreement_events_after(c, after_us, session_id, max_events))
+            found = await self._storage.run(lambda c: rows.agreement_events_after(c, after_us, session_id, max_events))
+            # On disk is a moment before in memory; who reads of an event must find the agreement in its new state.
+            while any(news.agreement_id in self._storing for news in found):
+                await self._stored.wait()
+            return found
 
         return await self._news.poll(fetch, timeout_s)
 
@@ -482,9 +488,15 @@ class Agreements:
                 self._delivery.add(connection, agreement.counterpart, word[0], agreement.id, word[1], now)
 
         # A caller that gives up between disk and memory would leave the two apart.
-        with trio.CancelScope(shield=True):
-            await self._storage.run(job)
-        self._known[agreement.id] = agreement
+        self._storing.add(agreement.id)
+        try:
+            with trio.CancelScope(shield=True):
+                await self._storage.run(job)
+            self._known[agreement.id] = agreement
+        finally:
+            self._storing.discard(agreement.id)
+            self._stored.set()
+            self._stored = trio.Event()
         self._trim()
         if word is not None:
             self._delivery.kick()
