@@ -39,8 +39,9 @@ async def test_the_chain_dies_with_a_killed_parent() -> None:
 
 
 async def test_nothing_is_left_when_the_chain_is_closed() -> None:
+    before = psutil.Process().children(recursive=True)
     async with open_local_chain(prefer="anvil") as chain:
-        children = psutil.Process().children(recursive=True)
+        children = [c for c in psutil.Process().children(recursive=True) if c not in before]
         assert any(c.name() == "anvil" for c in children)
         assert await chain.call("eth_chainId") == hex(chain.chain_id)
     assert not any(c.is_running() and c.name() == "anvil" for c in children)

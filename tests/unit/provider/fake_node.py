@@ -78,7 +78,7 @@ class FakeNode:
         self.approve_error: GolemError | None = None
         self.counter_takes_s = 0.0
         self.countered: list[str] = []
-        self._clock = NOW.timestamp() + 60
+        self._clock = time.time() + 60  # ahead of the agent, which hears what comes after its start
 
     def client(self) -> NodeClient:
         parts = SimpleNamespace(
