@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
 
+import trio
 from fastapi import APIRouter, Depends, Query
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -38,6 +39,7 @@ Me = Annotated[Caller, Depends(current_caller)]
 # golem-js refuses to talk to a yagna older than 0.15.2; this is the version whose API we serve.
 YAGNA_VERSION: Final = "0.17.3"
 MAX_OFFERS_SHOWN: Final = 1_000
+OFFERS_AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True)
@@ -153,17 +155,19 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
     ) -> Response:
         """Live offers whose properties meet ``constraints``."""
         wanted = parse(constraints)
-        live = node.market.book.live(RecordKind.OFFER, time.time(), subnet=subnet)
-        found = [o for o in live if evaluate(wanted, o.properties) is Ternary.TRUE]
-        return JSONResponse([offer_of(o).to_json() for o in found[:limit]])
+
+        def judge(offer: MarketRecord) -> dict[str, object] | None:
+            return offer_of(offer).to_json() if evaluate(wanted, offer.properties) is Ternary.TRUE else None
+
+        return JSONResponse(await _look_through(node, subnet, judge, limit))
 
     @router.post("/golemp2p/v1/explain")
     async def explain_demand(body: rest.DemandTerms, _caller: Me) -> Response:
-        """For each live offer: whether it matches this demand, and the clauses that keep it from it."""
+        """For each live offer (a thousand at most): whether it matches this demand, and what keeps it from it."""
         demand = Terms(flatten(body.properties), body.constraints)
         subnet = str(demand.properties.get("golem.node.debug.subnet", node.settings.net.subnet))
-        found = [_explain(demand, o) for o in node.market.book.live(RecordKind.OFFER, time.time(), subnet=subnet)]
-        return JSONResponse([line.to_json() for line in found])
+        lines = await _look_through(node, subnet, lambda offer: _explain(demand, offer).to_json(), MAX_OFFERS_SHOWN)
+        return JSONResponse(lines)
 
     @router.get("/golemp2p/v1/agreements/{agreement}")
     async def agreement(agreement: str, _caller: Me) -> Response:
@@ -186,6 +190,21 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
             "endReason": None if found.end_reason is None else dict(found.end_reason),
         }
         return JSONResponse(body)
+
+
+async def _look_through(
+    node: NodeContext, subnet: str | None, judge: Callable[[MarketRecord], dict[str, object] | None], limit: int
+) -> list[dict[str, object]]:
+    """What ``judge`` makes of live offers. Other tasks run now and then: a full book takes a second to go through."""
+    found: list[dict[str, object]] = []
+    for number, offer in enumerate(node.market.book.live(RecordKind.OFFER, time.time(), subnet=subnet), 1):
+        if number % OFFERS_AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+        if (line := judge(offer)) is not None:
+            found.append(line)
+            if len(found) == limit:
+                break
+    return found
 
 
 def _explain(demand: Terms, offer: MarketRecord) -> rest.OfferVerdict:
