@@ -193,5 +193,7 @@ SDK_INVOICE_TIMEOUT_S: Final = 30.0
 SDK_NOTE_WAIT_S: Final = 3.0  # an invoice that came before the debit note that explains it
 SDK_BUDGET_CHECK_S: Final = 2.0
 SDK_STOP_S: Final = 2.0  # what it takes to stop activities that the budget does not cover any longer
+SDK_MAX_RATE_GLM: Final = 1e9  # per unit of usage; all GLM there is
+SDK_MAX_THREADS: Final = 1_024  # of one provider, when its CPU usage is judged
 SDK_SETTLE_POLL_S: Final = 0.2
 SDK_DEMAND_SLACK_S: Final = 300.0  # the demand outlives the job by so much, so that nothing expires under it

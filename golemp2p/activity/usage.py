@@ -10,6 +10,7 @@ from golemp2p.runtimes.base import Limits, Usage
 
 FUEL_UNIT: Final = 1_000_000_000  # golem.usage.fuel counts giga-instructions: prices stay readable
 GIB: Final = 1024**3
+_MOST: Final = 2**53  # a limit beyond it is none; the numbers below it fit the kernel's and wasmtime's
 WALL_PROPERTY: Final = "golem.!exp.golemp2p.limit.wall_sec"
 CPU_PROPERTY: Final = "golem.!exp.golemp2p.limit.cpu_sec"
 FUEL_PROPERTY: Final = "golem.!exp.golemp2p.limit.fuel"
@@ -40,8 +41,8 @@ def limits_of(agreement: Agreement) -> Limits:
 
 
 def _number(properties: Properties, name: str) -> float | None:
-    """A positive number, or None."""
+    """A positive number, or None: properties are written by others."""
     value = properties.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST:
         return None
     return float(value)

@@ -9,6 +9,20 @@ import typer
 from golemp2p.cli.common import ApiUrl, AppKeyOption, AsJson, DataDir, echo_json, facts, table, with_client
 
 
+def _number(value: object, factor: float = 1) -> str:
+    """Four digits; "?" for what is no number that a price could be. Offers are written by others."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        return "?"
+    return f"{value * factor:.4g}"
+
+
+def _text(value: object) -> str:
+    """What fits a cell, without the control characters that a terminal would obey."""
+    if isinstance(value, int) and abs(value) > 2**63:  # str() refuses the largest
+        return "?"
+    return "".join(c if c.isprintable() else "?" for c in str(value))[:40]
+
+
 def add_to(app: typer.Typer) -> None:
     @app.command(epilog="Example: golemp2p status --json")
     def status(
@@ -73,15 +87,15 @@ def add_to(app: typer.Typer) -> None:
         for offer in found:
             p = offer.properties
             coeffs = p.get("golem.com.pricing.model.linear.coeffs")
-            prices = [f"{float(c) * 3600:.4g}" for c in coeffs] if isinstance(coeffs, list) else []
-            start = f"{float(coeffs[-1]):.4g}" if isinstance(coeffs, list) and coeffs else ""
+            prices = [_number(c, 3600) for c in coeffs] if isinstance(coeffs, list) else []
+            start = _number(coeffs[-1]) if isinstance(coeffs, list) and coeffs else ""
             rows.append(
                 (
-                    p.get("golem.node.id.name", ""),
+                    _text(p.get("golem.node.id.name", "")),
                     offer.provider_id,
-                    p.get("golem.runtime.name", ""),
-                    p.get("golem.inf.cpu.threads", ""),
-                    p.get("golem.inf.mem.gib", ""),
+                    _text(p.get("golem.runtime.name", "")),
+                    _text(p.get("golem.inf.cpu.threads", "")),
+                    _text(p.get("golem.inf.mem.gib", "")),
                     " / ".join(prices[:-1]),
                     start,
                     offer.offer_id[:8],

@@ -18,7 +18,7 @@ from golemp2p.errors import GolemError, RemoteError
 from golemp2p.sdk.errors import BudgetError, NoOffersError
 from golemp2p.sdk.log import get_logger
 from golemp2p.sdk.news import News
-from golemp2p.sdk.offers import LinearPrice, why_no_offers
+from golemp2p.sdk.offers import LinearPrice, name_of, why_no_offers
 from golemp2p.wire.rest.market import Agreement, MarketEvent, Proposal
 
 log = get_logger()
@@ -48,7 +48,7 @@ class _Candidate:
 
     @property
     def name(self) -> str:
-        return str(self.proposal.properties.get("golem.node.id.name") or self.proposal.issuer_id)
+        return name_of(self.proposal.properties, self.proposal.issuer_id)
 
 
 class Hiring:
@@ -159,7 +159,12 @@ class Hiring:
         if event.event_type == "ProposalRejectedEvent" and event.proposal_id is not None:
             self._answers[event.proposal_id] = str((event.reason or {}).get("message", ""))
         elif proposal is not None and proposal.state == "Initial":
-            self._consider(proposal)
+            try:
+                self._consider(proposal)
+            except Exception:
+                # Broad: anybody may publish anything; one offer must not stop a job that others can do.
+                log.exception("offer_not_understood", provider=proposal.issuer_id)
+                self.problems[proposal.issuer_id] = "its offer is not understood"
         elif proposal is not None and proposal.prev_proposal_id is not None:
             self._answers[proposal.prev_proposal_id] = proposal
 
@@ -183,8 +188,15 @@ class Hiring:
         try:
             with anyio.fail_after(limits.SDK_NEGOTIATION_TIMEOUT_S):
                 agreement = await self._agree(candidate)
-        except (GolemError, TimeoutError) as exc:
-            why = exc.message if isinstance(exc, GolemError) else "it did not answer in time"
+        except Exception as exc:
+            # Broad: what a provider answers must not stop a job that others can do.
+            if isinstance(exc, GolemError):
+                why = exc.message
+            elif isinstance(exc, TimeoutError):
+                why = "it did not answer in time"
+            else:
+                log.exception("answer_not_understood", provider=provider)
+                why = "its answer is not understood"
             self.problems[candidate.name] = why
             self._refusals[provider] = self._refusals.get(provider, 0) + 1
             log.info("negotiation_failed", provider=provider, error=why)

@@ -22,7 +22,7 @@ from golemp2p.sdk.errors import (
 from golemp2p.sdk.hiring import Hiring, Terms
 from golemp2p.sdk.log import get_logger
 from golemp2p.sdk.news import News
-from golemp2p.sdk.offers import LinearPrice, threads_of
+from golemp2p.sdk.offers import LinearPrice, name_of, threads_of
 from golemp2p.sdk.payload import Payload
 from golemp2p.sdk.payments import Payments
 from golemp2p.sdk.queue import TaskQueue
@@ -177,7 +177,7 @@ class Job(Generic[D, R]):
         contract = Contract(
             agreement.agreement_id,
             offer.provider_id,
-            str(offer.properties.get("golem.node.id.name") or offer.provider_id),
+            name_of(offer.properties, offer.provider_id),
             price,
             threads_of(offer.properties),
             anyio.current_time(),

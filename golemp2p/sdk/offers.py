@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from golemp2p import limits
 from golemp2p.core.money import Amount, linear_cost
 from golemp2p.core.properties import Properties
 from golemp2p.wire.rest.node import OfferVerdict
@@ -27,7 +28,10 @@ class LinearPrice:
 
     @classmethod
     def of(cls, offer: Properties) -> LinearPrice | None:
-        """None when we could not tell in advance what it will cost (no linear price, a price on unknown counters)."""
+        """None when we could not tell in advance what it will cost (no linear price, a price on unknown counters,
+
+        numbers that no price has). Never raises.
+        """
         usage, coeffs = offer.get("golem.com.usage.vector"), offer.get("golem.com.pricing.model.linear.coeffs")
         if (
             offer.get("golem.com.pricing.model") != "linear"
@@ -35,10 +39,15 @@ class LinearPrice:
             or not isinstance(coeffs, list)
         ):
             return None
-        numbers = [float(c) for c in coeffs if isinstance(c, int | float) and not isinstance(c, bool)]
-        if len(numbers) != len(coeffs) or len(coeffs) != len(usage) + 1 or any(c < 0 for c in numbers):
+        # The comparison comes before float(): offers are written by others, and an int may be beyond any float.
+        numbers = [
+            float(c)
+            for c in coeffs
+            if isinstance(c, int | float) and not isinstance(c, bool) and 0 <= c <= limits.SDK_MAX_RATE_GLM
+        ]
+        names = tuple(name for name in usage if isinstance(name, str))
+        if len(numbers) != len(coeffs) or len(names) != len(usage) or len(coeffs) != len(usage) + 1:
             return None
-        names = tuple(str(name) for name in usage)
         if any(price and name not in (DURATION, CPU) for name, price in zip(names, numbers, strict=False)):
             return None
         return cls(names, tuple(numbers))
@@ -79,7 +88,13 @@ def implausible(price: LinearPrice, usage: Sequence[float], *, life_s: float, th
 
 def threads_of(offer: Properties) -> float:
     value = offer.get("golem.inf.cpu.threads")
-    return float(value) if isinstance(value, int | float) and value >= 1 else 1.0
+    return float(min(value, limits.SDK_MAX_THREADS)) if isinstance(value, int | float) and value >= 1 else 1.0
+
+
+def name_of(offer: Properties, provider_id: str) -> str:
+    """What the provider calls itself, else its id."""
+    name = offer.get("golem.node.id.name")
+    return name if isinstance(name, str) and name else provider_id
 
 
 def why_no_offers(verdicts: Sequence[OfferVerdict], problems: Mapping[str, str], *, waited_s: float) -> str:

@@ -66,3 +66,10 @@ def test_limits_come_from_the_offer_and_the_demand() -> None:
     gib = 2**30
     assert limits_of(agreement) == Limits(memory_bytes=gib // 2, storage_bytes=2 * gib, wall_s=30.0, fuel=1_000_000_000)
     assert limits_of(replace(AGREEMENT, offer={"golem.inf.mem.gib": "lots"})) == Limits()
+
+
+@pytest.mark.parametrize("odd", [10**400, 1e308, float("inf"), float("nan"), -1, True])
+def test_limits_that_are_no_sensible_numbers_are_none(odd: float) -> None:
+    names = ("golem.inf.mem.gib", "golem.inf.storage.gib")
+    demand = {f"golem.!exp.golemp2p.limit.{name}": odd for name in ("wall_sec", "cpu_sec", "fuel")}
+    assert limits_of(replace(AGREEMENT, offer=dict.fromkeys(names, odd), demand={**demand})) == Limits()

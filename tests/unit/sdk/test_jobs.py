@@ -376,3 +376,16 @@ def test_a_run_without_check_gives_its_exit_code(run: Run, golem_of: Callable[..
             assert found[0].value[2].startswith(b"slot-")
 
     run(main)
+
+
+@pytest.mark.parametrize("odd", [10**400, float("inf"), float("nan"), "free"])
+def test_an_offer_that_nobody_can_read_does_not_stop_a_job(run: Run, golem_of: Callable[..., Golem], odd: Any) -> None:
+    node = make_node([Provider("mad", per_second=odd), Provider("good")], echo)
+
+    async def main() -> None:
+        async with golem_of(node) as golem:
+            found = [r async for r in golem.execute_tasks(worker, range(2), payload=PAYLOAD)]
+            assert sorted(r.value for r in found) == ["0@good", "1@good"]
+        clean(node)
+
+    run(main)

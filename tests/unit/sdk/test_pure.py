@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golemp2p import limits
 from golemp2p.core.money import Amount, parse_amount
 from golemp2p.core.properties import Properties
 from golemp2p.sdk.contracts import Contract, Meter, shares
-from golemp2p.sdk.offers import LinearPrice, implausible, why_no_offers
+from golemp2p.sdk.offers import LinearPrice, implausible, threads_of, why_no_offers
 from golemp2p.sdk.script import Script
 from golemp2p.wire.rest.node import OfferVerdict
 
@@ -102,3 +103,21 @@ def test_a_script_is_cut_after_a_run_that_may_fail() -> None:
     script.run("a", check=False)
     script.download_bytes("out")
     assert [len(batch) for batch in script.batches()] == [2, 1]
+
+
+@pytest.mark.parametrize("odd", [10**400, 1e308, float("inf"), float("nan"), True])
+def test_a_price_that_no_price_is_makes_an_offer_without_price(odd: float) -> None:
+    for position in range(3):
+        coeffs = [0.001, 0.002, 0.5]
+        coeffs[position] = odd
+        assert LinearPrice.of({**OFFER, "golem.com.pricing.model.linear.coeffs": list(coeffs)}) is None
+
+
+def test_usage_counters_that_are_no_names_make_an_offer_without_price() -> None:
+    assert LinearPrice.of({**OFFER, "golem.com.usage.vector": [10**5000, "golem.usage.cpu_sec"]}) is None
+
+
+def test_absurd_thread_counts_are_capped() -> None:
+    for odd in (10**400, float("inf")):
+        assert threads_of({"golem.inf.cpu.threads": odd}) == limits.SDK_MAX_THREADS
+    assert threads_of({"golem.inf.cpu.threads": float("nan")}) == 1.0
