@@ -17,7 +17,7 @@ from golemp2p.core.eip712 import Struct, Value, keccak256
 from golemp2p.core.ids import Address, AgreementId, PeerId, SubscriptionId
 from golemp2p.core.machine import Machine
 from golemp2p.core.peer import address_of
-from golemp2p.core.properties import Properties
+from golemp2p.core.properties import Properties, number
 from golemp2p.errors import UsageError
 
 
@@ -136,9 +136,10 @@ class Agreement:
     def price_coeffs(self) -> list[float]:
         """One price per usage counter, then the start price. Raises UsageError when the offer is not linear."""
         value = self.offer.get("golem.com.pricing.model.linear.coeffs")
-        if not isinstance(value, list) or not all(isinstance(c, int | float) for c in value):
+        coeffs = [number(c) for c in value] if isinstance(value, list) else [None]
+        if None in coeffs:
             raise UsageError(f"agreement {self.id} has no linear price")
-        return [float(c) for c in value if isinstance(c, int | float)]
+        return [c for c in coeffs if c is not None]
 
     @property
     def expires_at(self) -> float:
@@ -146,8 +147,8 @@ class Agreement:
 
         ``valid_to`` is not that: it only limits the approval (golem-core sends now + 60 s and works for hours).
         """
-        value = self.demand.get("golem.srv.comp.expiration")
-        return value / 1000 if isinstance(value, int | float) and not isinstance(value, bool) else float("inf")
+        value = number(self.demand.get("golem.srv.comp.expiration"))
+        return float("inf") if value is None else value / 1000
 
     @property
     def payment_platform(self) -> str | None:

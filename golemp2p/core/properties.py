@@ -18,6 +18,7 @@ Scalar = str | int | float | bool
 PropertyValue = Scalar | list[Scalar]
 Properties = dict[str, PropertyValue]
 
+MAX_WHOLE = 2**63  # as many readers hold no more, and a float of it is still finite
 _FORBIDDEN = frozenset("=<>~\t\r\n\0")
 
 
@@ -62,6 +63,8 @@ def _add(flat: Properties, name: str, value: object) -> None:
 def _scalar(name: str, value: object) -> Scalar:
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"property {name!r} is {value}, not a finite number")
+    if isinstance(value, int) and not -MAX_WHOLE <= value < MAX_WHOLE:
+        raise UsageError(f"property {name!r} is a whole number beyond 64 bits", hint="write it as text")
     if isinstance(value, str) and not is_text(value):
         raise UsageError(f"property {name!r} holds half of a surrogate pair, which is no text")
     if isinstance(value, str | int | float | bool):
@@ -69,6 +72,17 @@ def _scalar(name: str, value: object) -> Scalar:
     raise UsageError(
         f"property {name!r} has a value of type {type(value).__name__}", hint="string, number, bool or list"
     )
+
+
+def number(value: object) -> float | None:
+    """``value`` as a finite float; None for everything else, booleans and numbers beyond a double among it."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def is_text(value: str) -> bool:

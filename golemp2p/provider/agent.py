@@ -13,7 +13,7 @@ import structlog
 from golemp2p.client import NodeClient
 from golemp2p.core.properties import Properties
 from golemp2p.errors import DeadlineError, GolemError, GoneError, NotFoundError
-from golemp2p.provider.billing import Contract, again, invoice_id_of, serve_contract
+from golemp2p.provider.billing import Contract, again, give_up, invoice_id_of, serve_contract
 from golemp2p.provider.negotiator import Refusal, answer
 from golemp2p.provider.offer import ProviderTerms, offer_constraints, offer_properties
 from golemp2p.wire.rest.market import MarketEvent
@@ -67,7 +67,8 @@ class Agent:
 
     @property
     def _free(self) -> int:
-        return self._terms.max_activities - len(self._contracts)
+        """What may be sold still. An agreement keeps room for one activity, also while it has none."""
+        return self._terms.max_activities - sum(max(1, len(c.live)) for c in self._contracts.values())
 
     async def _wait_for_capacity(self) -> None:
         while self._free <= 0:
@@ -83,6 +84,8 @@ class Agent:
                 await self._on_agreement(event)
         except GolemError as exc:
             log.warning("market_event_failed", event_type=event.event_type, error=str(exc))
+        except Exception:  # what a stranger sent may hit a bug of ours; it must not end the selling to all others
+            log.exception("market_event_broke_the_agent", event_type=event.event_type)
         finally:
             self._handlers.release()
 
@@ -92,7 +95,7 @@ class Agent:
         if offer not in self._offers:
             return  # withdrawn meanwhile; the requestor is told by the node
         properties, constraints = self._offers[offer]
-        reply = answer(properties, proposal.properties, now=time.time())
+        reply = answer(properties, proposal.properties, issuer=proposal.issuer_id, now=time.time())
         if isinstance(reply, Refusal):
             log.info("proposal_refused", issuer=proposal.issuer_id, code=reply.code)
             await self._client.market.reject("offers", offer, proposal.proposal_id, reply.reason())
@@ -118,6 +121,9 @@ class Agent:
             approved = await self._outcome(contract)
         except GolemError as exc:
             log.warning("approval_failed", agreement=contract.id, error=str(exc))
+            approved = False
+        except Exception:  # as in _on_event
+            log.exception("approval_broke_the_agent", agreement=contract.id)
             approved = False
         if approved:
             log.info("agreement_approved", agreement=contract.id)
@@ -168,6 +174,9 @@ class Agent:
             await serve_contract(self._client, contract)
         except* GolemError as group:
             log.warning("contract_failed", agreement=contract.id, errors=[str(e) for e in group.exceptions])
+        except* Exception:  # a bug that one agreement's terms bring out must not end the others
+            log.exception("contract_broke_the_agent", agreement=contract.id)
+            await give_up(self._client, contract)
         finally:
             self._release(contract)
 

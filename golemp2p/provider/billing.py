@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, w
 
 from golemp2p.client import NodeClient
 from golemp2p.core.money import Amount, format_amount, linear_cost, parse_amount
-from golemp2p.core.properties import Properties
+from golemp2p.core.properties import Properties, number
 from golemp2p.errors import ConflictError, GolemError, NetworkError
 from golemp2p.provider.negotiator import EXPIRATION
 from golemp2p.provider.offer import ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT
@@ -89,16 +89,16 @@ class Contract:
     def seconds(self, name: str, default: float) -> float:
         """A negotiated time: of the demand, else of the offer."""
         for properties in (self.agreement.demand.properties, self.agreement.offer.properties):
-            value = properties.get(name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                return float(value)
+            value = number(properties.get(name))
+            if value is not None:
+                return value
         return default
 
     @property
     def life_s(self) -> float:
         """Until the demand expires."""
-        value = self.agreement.demand.properties.get(EXPIRATION)
-        return float(value) / 1000 - time.time() if isinstance(value, int | float) else NO_ACTIVITY_S
+        value = number(self.agreement.demand.properties.get(EXPIRATION))
+        return NO_ACTIVITY_S if value is None else value / 1000 - time.time()
 
     @property
     def single_activity(self) -> bool:
@@ -169,15 +169,19 @@ async def _learn(client: NodeClient, contract: Contract) -> None:
 async def _bill_activity(client: NodeClient, contract: Contract, activity: str) -> None:
     interval_s = contract.seconds(NOTE_INTERVAL, 120.0)
     accept_s = contract.seconds(ACCEPT_TIMEOUT, 240.0)
-    pending: list[tuple[float, str]] = []  # (deadline, note)
+    pending: list[tuple[float, str]] = []  # (deadline, note), the earliest first
+    next_note = anyio.current_time() + interval_s
     while activity in contract.live and not contract.ended:
-        with anyio.move_on_after(interval_s):
+        until = min([next_note, *(deadline for deadline, _ in pending)])
+        with anyio.move_on_after(max(0.0, until - anyio.current_time())):
             while activity in contract.live and not contract.ended:
                 await contract.news.wait()
         if activity not in contract.live or contract.ended:
             break
-        if note := await _note(client, contract, activity):
-            pending.append((anyio.current_time() + accept_s, note))
+        if anyio.current_time() >= next_note:
+            next_note = anyio.current_time() + interval_s
+            if note := await _note(client, contract, activity):
+                pending.append((anyio.current_time() + accept_s, note))
         if overdue := await _overdue(client, pending):
             await _terminate(client, contract, "DebitNotesDeadline", f"debit note {overdue} was not accepted in time")
     with anyio.move_on_after(END_WAIT_S):
@@ -222,7 +226,7 @@ async def _overdue(client: NodeClient, pending: list[tuple[float, str]]) -> str 
         status = (await again(client.payment.debit_note)(note)).status
         if status in ("ACCEPTED", "SETTLED"):
             pending.remove((deadline, note))
-        elif now > deadline or status == "REJECTED":
+        elif now >= deadline or status == "REJECTED":
             return note
     return None
 
@@ -234,6 +238,11 @@ async def _terminate(client: NodeClient, contract: Contract, code: str, message:
     except GolemError as exc:  # it is final already, or unknown: in both cases nothing more will happen under it
         log.info("agreement_not_terminated", agreement=contract.id, code=code, error=str(exc))
     contract.end()
+
+
+async def give_up(client: NodeClient, contract: Contract) -> None:
+    """End an agreement that we cannot bill."""
+    await _terminate(client, contract, "ProviderError", "the provider agent failed")
 
 
 def invoice_id_of(agreement: str) -> str:

@@ -1,11 +1,11 @@
-"""Which demands we serve, and on what terms. Pure: the demand, our offer, now -> an answer."""
+"""Which demands we serve, and on what terms. Pure: the demand, who makes it, our offer, now -> an answer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from golemp2p.core.properties import Properties, PropertyValue
+from golemp2p.core.properties import Properties, number
 from golemp2p.provider.offer import ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT
 
 EXPIRATION: Final = "golem.srv.comp.expiration"
@@ -14,7 +14,7 @@ MIN_LIFE_S: Final = 5.0  # a demand that expires sooner is not worth an agreemen
 MAX_LIFE_S: Final = 30 * 24 * 3600.0
 MIN_ACCEPT_TIMEOUT_S: Final = 5.0
 MIN_NOTE_INTERVAL_S: Final = 1.0
-MAX_NOTE_INTERVAL_S: Final = 24 * 3600.0
+DAY_S: Final = 24 * 3600.0  # JavaScript agents ask for a payment timeout of twelve hours
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Refusal:
         }
 
 
-def answer(offer: Properties, demand: Properties, *, now: float) -> Properties | Refusal:
-    """Our counter-proposal's properties, or why not."""
-    expiration = demand.get(EXPIRATION)
-    if not isinstance(expiration, int | float) or isinstance(expiration, bool):
+def answer(offer: Properties, demand: Properties, *, issuer: str, now: float) -> Properties | Refusal:
+    """Our counter-proposal's properties, or why not. ``issuer``: the address of who made the demand."""
+    expiration = number(demand.get(EXPIRATION))
+    if expiration is None:
         return Refusal("NoExpiration", f"the demand has no {EXPIRATION}")
     life_s = expiration / 1000 - now
     if life_s < MIN_LIFE_S:
@@ -46,24 +46,24 @@ def answer(offer: Properties, demand: Properties, *, now: float) -> Properties |
     platform = demand.get(CHOSEN_PLATFORM)
     if not isinstance(platform, str):
         return Refusal("NoPlatform", f"the demand chooses no payment platform ({CHOSEN_PLATFORM})", is_final=False)
-    if f"golem.com.payment.platform.{platform}.address" not in offer:
+    address = f"golem.com.payment.platform.{platform}.address"
+    if address not in offer:
         return Refusal("UnknownPlatform", f"payment platform {platform!r} is not offered")
-    if f"golem.com.payment.platform.{platform}.address" not in demand:
+    if address not in demand:
         return Refusal("NoPayer", f"the demand names no payer address for {platform!r}", is_final=False)
+    if str(demand[address]).lower() != issuer.lower():
+        return Refusal("PayerNotIssuer", f"{address} is not the requestor's own address {issuer}")
     counter = dict(offer)
     for name, lowest, highest in (
-        (ACCEPT_TIMEOUT, MIN_ACCEPT_TIMEOUT_S, _number(offer.get(ACCEPT_TIMEOUT)) or MAX_NOTE_INTERVAL_S),
-        (NOTE_INTERVAL, MIN_NOTE_INTERVAL_S, MAX_NOTE_INTERVAL_S),
-        (PAYMENT_TIMEOUT, MIN_NOTE_INTERVAL_S, MAX_NOTE_INTERVAL_S),
+        (ACCEPT_TIMEOUT, MIN_ACCEPT_TIMEOUT_S, number(offer.get(ACCEPT_TIMEOUT)) or DAY_S),
+        # Between two notes we work on credit, so our own pace is the slowest.
+        (NOTE_INTERVAL, MIN_NOTE_INTERVAL_S, number(offer.get(NOTE_INTERVAL)) or DAY_S),
+        (PAYMENT_TIMEOUT, MIN_NOTE_INTERVAL_S, max(number(offer.get(PAYMENT_TIMEOUT)) or 0.0, DAY_S)),
     ):
         if name not in demand:
             continue
-        wanted = _number(demand[name])
+        wanted = number(demand[name])
         if wanted is None or not lowest <= wanted <= highest:
             return Refusal("TermOutOfRange", f"{name} is {demand[name]!r}; {lowest:g} to {highest:g} is served")
         counter[name] = demand[name]
     return counter
-
-
-def _number(value: PropertyValue | None) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

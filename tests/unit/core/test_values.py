@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golemp2p.core.constraints import ConstraintSyntaxError, Terms, evaluate, explain, match, parse
-from golemp2p.core.properties import encode, flatten
+from golemp2p.core.properties import encode, flatten, number
+from golemp2p.core.records import decode_terms
 from golemp2p.core.values import compare
-from golemp2p.errors import UsageError
+from golemp2p.errors import RemoteProtocolError, UsageError
 
 VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parents[3] / "protocols" / "vectors" / "constraints.json").read_text()
@@ -130,3 +131,24 @@ def test_a_list_equals_its_own_text(items: list[str | int | bool]) -> None:
 def test_floats_stay_floats_and_integers_integers() -> None:
     flat = flatten(json.loads('{"a": {"b": 0.0, "c": 0, "d": [0.0, 1], "e": 1e300}}'))
     assert encode(flat) == b'{"a.b":0.0,"a.c":0,"a.d":[0.0,1],"a.e":1e+300}'
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**400, float("inf"), float("nan")])
+def test_numbers_that_not_every_reader_can_hold_are_refused(value: float) -> None:
+    for properties in ({"a": value}, {"a": [1, value]}, {"a": {"b": value}}):
+        with pytest.raises(UsageError):
+            flatten(properties)
+    with pytest.raises(RemoteProtocolError):
+        decode_terms(json.dumps({"properties": {"a": value}, "constraints": "()"}).encode())
+
+
+def test_numbers_at_the_bounds_are_taken() -> None:
+    assert flatten({"a": 2**63 - 1, "b": -(2**63), "c": 1e308}) == {"a": 2**63 - 1, "b": -(2**63), "c": 1e308}
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [(1, 1.0), (0.5, 0.5), (True, None), ("1", None), (None, None), (10**400, None), (float("nan"), None)],
+)
+def test_a_number_is_finite_or_none(value: object, found: float | None) -> None:
+    assert number(value) == found

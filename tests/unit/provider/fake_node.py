@@ -77,6 +77,7 @@ class FakeNode:
         self.failures: list[GolemError] = []  # raised by the next issues of an invoice
         self.approve_error: GolemError | None = None
         self.counter_takes_s = 0.0
+        self.bugs: set[str] = set()  # proposals and agreements whose answer breaks the caller
         self.countered: list[str] = []
         self._clock = time.time() + 60  # ahead of the agent, which hears what comes after its start
 
@@ -206,6 +207,8 @@ class _Market:
         return found
 
     async def counter(self, _side: str, _offer: str, proposal: str, _properties: Any, _constraints: str) -> str:
+        if proposal in self._n.bugs:
+            raise OverflowError("int too large to convert to float")
         if proposal.startswith("slow"):
             await trio.sleep(self._n.counter_takes_s)
         self._n.countered.append(proposal)
@@ -216,6 +219,8 @@ class _Market:
 
     async def approve(self, agreement: str, *, timeout_s: float) -> None:
         await trio.sleep(0.01)
+        if agreement in self._n.bugs:
+            raise OverflowError("int too large to convert to float")
         if self._n.approve_error is not None:
             raise self._n.approve_error
         self._n.set_state(agreement, "Approved")

@@ -175,7 +175,7 @@ async def test_a_note_that_nobody_accepts_ends_the_agreement(clock: MockClock) -
     async with agent(node):
         node.start("a", "x")
         await invoice(node, "a")
-        assert 35 <= trio.current_time() <= 46
+        assert 35 <= trio.current_time() <= 36  # at the deadline, not at the next note
     assert node.terminations == {"a": "DebitNotesDeadline"}
 
 
@@ -256,3 +256,46 @@ async def test_a_requestor_that_does_not_answer_does_not_hold_up_others(clock: M
         node.put(node.proposal("quick"))
         await until(node, lambda: "quick" in node.countered)
         assert trio.current_time() < 2
+
+
+async def test_what_breaks_the_agent_ends_only_itself(clock: MockClock) -> None:
+    node = FakeNode()
+    async with agent(node, capacity=3):
+        node.bugs = {"odd", "b"}
+        node.put(node.proposal("odd"))
+        node.propose("b")
+        node.put(node.proposal("good"))
+        await until(node, lambda: "good" in node.countered)
+        node.propose("a")
+        await until(node, lambda: node.agreements_by_id["a"].state == "Approved")
+        node.start("a", "x")
+        await trio.sleep(20)
+        node.end("a")
+        assert (await invoice(node, "a")).activity_ids == ["x"]
+
+
+async def test_a_contract_that_cannot_be_billed_is_ended_and_the_others_go_on(clock: MockClock) -> None:
+    node = FakeNode()
+    node.agreement("a")
+    node.agreement("b")
+    node.agreements_by_id["b"].offer.properties["golem.com.pricing.model.linear.coeffs"] = "free"
+    async with agent(node):
+        node.start("a", "x")
+        node.start("b", "y")
+        await trio.sleep(130)
+        assert node.terminations == {"b": "ProviderError"}
+        node.end("a")
+        assert (await invoice(node, "a")).activity_ids == ["x"]
+
+
+async def test_capacity_counts_activities(clock: MockClock) -> None:
+    node = FakeNode()
+    async with agent(node, capacity=2):
+        node.propose("a")
+        await until(node, lambda: node.agreements_by_id["a"].state == "Approved")
+        node.start("a", "x")
+        node.start("a", "y")
+        await trio.sleep(1)
+        node.propose("b")
+        await until(node, lambda: bool(node.rejections))
+        assert node.rejections == {"b": "NoCapacity"}

@@ -18,11 +18,11 @@ DEMAND: Properties = {EXPIRATION: (NOW + 600) * 1000, CHOSEN_PLATFORM: PLATFORM,
 
 
 def test_a_demand_that_asks_for_nothing_special_gets_the_offer() -> None:
-    assert answer(OFFER, DEMAND, now=NOW) == OFFER
+    assert answer(OFFER, DEMAND, issuer="0xR", now=NOW) == OFFER
 
 
 def test_terms_within_the_limits_are_taken_over() -> None:
-    counter = answer(OFFER, {**DEMAND, ACCEPT_TIMEOUT: 30, NOTE_INTERVAL: 60.0}, now=NOW)
+    counter = answer(OFFER, {**DEMAND, ACCEPT_TIMEOUT: 30, NOTE_INTERVAL: 60.0}, issuer="0xR", now=NOW)
     assert counter == {**OFFER, ACCEPT_TIMEOUT: 30, NOTE_INTERVAL: 60.0}
 
 
@@ -37,6 +37,12 @@ def test_terms_within_the_limits_are_taken_over() -> None:
         ({CHOSEN_PLATFORM: None}, "NoPlatform"),
         ({CHOSEN_PLATFORM: "erc20-other-glm"}, "UnknownPlatform"),
         ({PAYEE: None}, "NoPayer"),
+        ({PAYEE: "0xsomebody"}, "PayerNotIssuer"),
+        ({PAYEE: 7}, "PayerNotIssuer"),
+        ({EXPIRATION: 10**400}, "NoExpiration"),
+        ({NOTE_INTERVAL: 121}, "TermOutOfRange"),
+        ({NOTE_INTERVAL: 10**400}, "TermOutOfRange"),
+        ({PAYMENT_TIMEOUT: 86_401}, "TermOutOfRange"),
         ({ACCEPT_TIMEOUT: 241}, "TermOutOfRange"),
         ({ACCEPT_TIMEOUT: 0}, "TermOutOfRange"),
         ({NOTE_INTERVAL: "often"}, "TermOutOfRange"),
@@ -45,7 +51,7 @@ def test_terms_within_the_limits_are_taken_over() -> None:
 )
 def test_what_is_not_served_is_refused_with_its_reason(changes: dict[str, Any], code: str) -> None:
     demand = {k: v for k, v in {**DEMAND, **changes}.items() if v is not None}
-    found = answer(OFFER, demand, now=NOW)
+    found = answer(OFFER, demand, issuer="0xR", now=NOW)
     assert isinstance(found, Refusal)
     assert found.code == code
     assert found.reason()["golem.provider.code"] == code
@@ -65,4 +71,4 @@ def test_what_is_not_served_is_refused_with_its_reason(changes: dict[str, Any], 
     )
 )
 def test_any_demand_gets_an_answer(demand: Properties) -> None:
-    assert isinstance(answer(OFFER, demand, now=NOW), dict | Refusal)
+    assert isinstance(answer(OFFER, demand, issuer="0xR", now=NOW), dict | Refusal)
