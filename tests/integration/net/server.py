@@ -23,7 +23,8 @@ async def main() -> None:
         await trio.sleep_forever()
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    async with open_libp2p_network(NodeKey.generate(), NetConfig()) as network, trio.open_nursery() as nursery:
+    config = NetConfig(dht=False, min_peers=0)  # it never dials back: tests count connections
+    async with open_libp2p_network(NodeKey.generate(), config) as network, trio.open_nursery() as nursery:
         rpc = Rpc(network)
         await nursery.start(rpc.run)
         rpc.serve("/golemp2p-test-rpc/1", {"echo": echo, "sleep": sleep})
