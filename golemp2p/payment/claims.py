@@ -34,6 +34,8 @@ class Claims:
         context = self._context
         if recover_address(notice.digest(context.domain), signature) != address_of(peer):
             raise RemoteProtocolError("the payment notice's signature is not its sender's")
+        if notice.payer != address_of(peer):
+            raise PolicyError(f"the payment notice is about a payment of {notice.payer}, which is not its sender")
 
         def store(connection: Connection) -> None:
             known = repo.find_payments(connection, id=notice.id, side=Side.PAYEE)

@@ -36,7 +36,11 @@ _SEND_METHOD = {DocumentKind.DEBIT_NOTE: wire.SEND_DEBIT_NOTE, DocumentKind.INVO
 
 
 def terms_of(agreement: Agreement, platform: str | None = None) -> tuple[str, Address, Address]:
-    """(platform, payer, payee) as both sides agreed. Raises UsageError when no platform was agreed."""
+    """(platform, payer, payee) as both sides agreed.
+
+    Raises UsageError when no platform was agreed, PolicyError when somebody else's account is named: a node proves
+    its own account only, and who may name another's may have that one's payments counted as its own.
+    """
     prefix, suffix = "golem.com.payment.platform.", ".address"
     platform = platform or agreement.payment_platform
     if platform is None:
@@ -51,6 +55,15 @@ def terms_of(agreement: Agreement, platform: str | None = None) -> tuple[str, Ad
     name = f"{prefix}{platform}{suffix}"
     payer = str(agreement.demand.get(name, agreement.requestor_address)).lower()
     payee = str(agreement.offer.get(name, agreement.provider_address)).lower()
+    for role, named, own in (
+        ("requestor", payer, agreement.requestor_address),
+        ("provider", payee, agreement.provider_address),
+    ):
+        if named != own:
+            raise PolicyError(
+                f"agreement {agreement.id} names the account {named}, which is not its {role}'s ({own})",
+                hint="paying from or to another account is not possible yet",
+            )
     return platform, Address(payer), Address(payee)
 
 

@@ -12,6 +12,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golemp2p.core.agreement import Role
 from golemp2p.core.ids import Address, AgreementId, DocumentId
 from golemp2p.core.money import Amount
 from golemp2p.core.payment import (
@@ -28,7 +29,7 @@ from golemp2p.identity.keys import NodeKey
 from golemp2p.payment.messages import document_message, document_of, notice_message, parse
 from golemp2p.wire.p2p import payment as wire
 from tests.unit.payment.test_service import AG1, INVOICE, NOTE, accept, allocate, bill, reaches
-from tests.unit.payment.world import ACTIVITY, DOMAIN, PLATFORM, TOKEN, World, glm, open_world
+from tests.unit.payment.world import ACTIVITY, DOMAIN, PLATFORM, TOKEN, World, glm, make_agreement, open_world
 
 
 def invoice_of(world: World, **changes: Any) -> Document:
@@ -125,6 +126,52 @@ async def test_a_notice_that_reuses_a_transaction_or_names_none_settles_nothing(
         with pytest.raises(RemoteProtocolError, match="not its sender's"):
             forged = NodeKey.generate().sign(reuse.digest(DOMAIN))
             await handler(world.requestor.key.peer_id, notice_message(reuse, forged).model_dump())
+
+
+async def test_a_thief_cannot_name_an_honest_payer_and_claim_its_transaction(autojump_clock: object) -> None:
+    """T's agreement names R as its payer; T claims R's transaction before R does."""
+    async with open_world() as world:
+        thief, honest, provider = NodeKey.generate(), world.requestor.key, world.provider
+        stolen = make_agreement(thief, provider.key, "stolen")
+        address = f"golem.com.payment.platform.{PLATFORM}.address"
+        named = replace(stolen, role=Role.PROVIDER, demand={**stolen.demand, address: honest.address})
+        provider.agreements.known[named.id] = named
+        with pytest.raises(PolicyError, match=r"names the account .* not its requestor's"):
+            await provider.service.documents.issue_invoice(named.id, glm("1"))
+        elsewhere = {**named.offer, address: honest.address}
+        provider.agreements.known[named.id] = replace(stolen, role=Role.PROVIDER, offer=elsewhere)
+        with pytest.raises(PolicyError, match="not its provider's"):
+            await provider.service.documents.issue_invoice(named.id, glm("1"))
+        provider.agreements.known[named.id] = replace(stolen, role=Role.PROVIDER)
+        await provider.service.documents.issue_invoice(named.id, glm("1"))
+        allocation, invoice = await allocate(world), await bill(world, "1")
+        world.requestor.rpc.cut = True  # its own words are late
+        await accept(world, INVOICE, invoice, "1", allocation)
+        await reaches(world.requestor, INVOICE, invoice, DocumentState.SETTLED)
+        (payment,) = await world.requestor.service.payments()
+        handler = provider.rpc.handlers[f"{wire.PROTOCOL} {wire.PAYMENT_NOTICE}"]
+        claimed = replace(payment.notice, id="theft", shares=((named.id, glm("1")),), document_ids=())
+        for notice in (claimed, replace(claimed, id="theft-2", payer=thief.address)):
+            body = notice_message(notice, thief.sign(notice.digest(DOMAIN))).model_dump()
+            if notice.payer == honest.address:
+                with pytest.raises(PolicyError, match="not its sender"):
+                    await handler(thief.peer_id, body)
+            else:
+                await handler(thief.peer_id, body)
+        await trio.sleep(10)
+        (theft,) = await provider.service.payments()
+        assert theft.state == "refused"
+        world.requestor.rpc.cut = False
+        await reaches(provider, INVOICE, invoice, DocumentState.SETTLED)
+
+
+async def test_a_bill_under_an_agreement_that_names_a_foreign_account_is_refused(autojump_clock: object) -> None:
+    async with open_world() as world:
+        known, stranger = world.requestor.agreements.known, NodeKey.generate()
+        address = f"golem.com.payment.platform.{PLATFORM}.address"
+        known[AG1] = replace(known[AG1], offer={**known[AG1].offer, address: stranger.address})
+        with pytest.raises(PolicyError, match="not its provider's"):
+            await offer(world, invoice_of(world, payee=stranger.address))
 
 
 ME, YOU, OTHER = Address("0x" + "01" * 20), Address("0x" + "02" * 20), Address("0x" + "03" * 20)
