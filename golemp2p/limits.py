@@ -126,6 +126,8 @@ AUTO_ACCEPT_AFTER_S: Final = 30.0  # agents answer within a second; silence this
 MAX_SLOTS_IN_FLIGHT: Final = 4  # per account; pools of geth's family guarantee room for 16
 SETTLEMENT_RETRY_S: Final = 2.0  # first; doubles
 SETTLEMENT_RETRY_MAX_S: Final = 60.0
+MAX_TRANSFER_REVERTS: Final = 3  # mined ones to one payee, each cost a fee; then nothing more is sent to it
+REFUSED_TRANSFER_PAUSE_S: Final = 60.0  # until a transfer that a simulated call refused is simulated again
 CLAIM_RETRY_S: Final = 0.5  # first look at the chain after a payment notice that is not borne out yet; doubles
 CLAIM_RETRY_MAX_S: Final = 60.0
 CLAIM_PATIENCE_S: Final = 24 * 3_600.0  # then an unconfirmed payment notice is refused
@@ -173,6 +175,10 @@ FAREWELL_S: Final = 3.0  # a provider's last word on an activity that it ended i
 USAGE_SAVE_S: Final = 10.0
 MAX_PROVIDER_EVENTS: Final = 5_000  # CreateActivity/DestroyActivity kept for the provider agent
 MAX_ENDED_ACTIVITIES: Final = 50  # kept in memory with their last events; older ones answer from the database
+
+AGENT_RETRY_S: Final = 1.0  # first wait before a provider agent that failed starts again; doubles
+AGENT_RETRY_MAX_S: Final = 60.0
+AGENT_STEADY_S: Final = 300.0  # after so long without a failure the waits begin anew
 
 # --- sdk --------------------------------------------------------------------------------------------------------------
 SDK_POLL_S: Final = 30.0  # long polls of the SDK's background tasks

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from golemp2p.cli.common import AsJson, DataDir, ExitCode, echo, echo_json, facts, locations_of, run_async
+from golemp2p.cli.common import AsJson, DataDir, ExitCode, echo, echo_json, facts, first_error, locations_of, run_async
 from golemp2p.cli.init import PasswordFile, read_password
 
 if TYPE_CHECKING:
@@ -108,8 +109,55 @@ async def _provide(node: Any) -> None:
     from golemp2p.provider import run_provider
 
     transport = httpx.ASGITransport(app=node.app)
-    async with connect(node.rest_url, node.app_key, transport=transport) as client:
-        await run_provider(client, terms_of(node.settings), subnet=node.settings.net.subnet)
+
+    async def once() -> None:
+        async with connect(node.rest_url, node.app_key, transport=transport) as client:
+            await run_provider(client, terms_of(node.settings), subnet=node.settings.net.subnet)
+
+    await keep_running(once)
+
+
+async def keep_running(agent: Callable[[], Awaitable[None]]) -> None:
+    """Run ``agent`` again whenever an exception ends it: the node must not die of its agent.
+
+    The waits double; after AGENT_STEADY_S of good work they begin anew.
+    """
+    import structlog
+    import trio
+    from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+    from golemp2p import limits
+
+    log = structlog.get_logger("golemp2p.provider")
+    failures = 0  # since the agent went well for a while
+
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        log.error(
+            "provider_agent_failed",
+            error=str(first_error(error)) if error else "",
+            again_in_s=state.upcoming_sleep,
+            exc_info=error,
+        )
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(Exception),
+        wait=lambda _: float(min(limits.AGENT_RETRY_S * 2 ** (failures - 1), limits.AGENT_RETRY_MAX_S)),
+        before_sleep=tell,
+        sleep=trio.sleep,
+    )
+
+    async def watched() -> None:
+        nonlocal failures
+        began_s = trio.current_time()
+        try:
+            await agent()
+        except Exception:  # broad: whatever it was, the wait before the next start depends on how long it went well
+            steady = trio.current_time() - began_s > limits.AGENT_STEADY_S
+            failures = 1 if steady else min(failures + 1, 30)
+            raise
+
+    await retrying(watched)
 
 
 def terms_of(settings: Settings) -> ProviderTerms:
