@@ -79,7 +79,7 @@ class ProviderActivities:
         self._now = now
         self._live: dict[ActivityId, Supervisor] = {}
         self._ended: dict[ActivityId, Supervisor] = {}
-        self._fetching: dict[str, trio.Lock] = {}
+        self._fetching: dict[tuple[PeerId, str], trio.Lock] = {}
         self._creating = trio.Lock()
         self._listeners: list[EndListener] = []
         self._agent_news = trio.Event()

@@ -21,6 +21,7 @@ from golemp2p.activity.ports import ContentPort, ContentStorePort, DataPort
 from golemp2p.activity.volumes import open_file, put_file
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.exescript import Transfer
+from golemp2p.core.ids import PeerId
 from golemp2p.errors import PolicyError, UsageError
 
 OnProgress = Callable[[int, int], None]
@@ -55,7 +56,8 @@ def parse_package(text: str) -> Package:
 class Transfers:
     """All file movements of one activity. ``max_bytes`` bounds one file; ``fetching`` is shared by all activities:
 
-    two of them never fetch one file at a time, the second finds it in the store.
+    two of them never fetch one file from one peer at a time, the second finds it in the store. Files of other
+    peers do not wait: a requestor that sends slowly would hold up all who use the same program.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Transfers:
         data: DataPort,
         *,
         max_bytes: int | None = None,
-        fetching: dict[str, trio.Lock] | None = None,
+        fetching: dict[tuple[PeerId, str], trio.Lock] | None = None,
     ) -> None:
         self._agreement = agreement
         self._content = content
@@ -129,7 +131,8 @@ class Transfers:
             os.close(descriptor)
 
     async def _fetch(self, digest: str, on_progress: OnProgress | None) -> ContentPort:
-        lock = self._fetching.setdefault(digest, trio.Lock())
+        key = self._agreement.requestor, digest
+        lock = self._fetching.setdefault(key, trio.Lock())
         try:
             async with lock:
                 found = self._content.lookup("sha3-256", digest)
@@ -145,7 +148,7 @@ class Transfers:
                 )
         finally:
             if not lock.locked():
-                self._fetching.pop(digest, None)
+                self._fetching.pop(key, None)
 
     def _digest_of(self, url: str) -> str:
         name = self._slot_of(url)

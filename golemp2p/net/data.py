@@ -243,7 +243,8 @@ class DataService:
             with trio.fail_after(timeout_s):
                 content = self._store.lookup(alg, digest)
                 if content is None:
-                    partial = self._store.partial(f"get-{alg}-{digest}")
+                    # By peer: two may send the same file at once, and neither may spoil what the other sent.
+                    partial = self._store.partial(f"get-{alg}-{digest}-{peer}")
                     await self._retry(lambda: self._fetch(peer, alg, digest, partial, max_bytes, on_progress))
                     content = await self._store.adopt(partial, also=(alg,))
                 if destination is not None:
