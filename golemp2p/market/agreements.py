@@ -159,6 +159,7 @@ class Agreements:
             valid_to=round(valid_to, 3),
             state=_S.PROPOSAL,
         )
+        _require_own_accounts(agreement)
         self._negotiation.mark_accepted(theirs)
         self._proposal_of[agreement.id] = theirs
         try:
@@ -364,6 +365,7 @@ class Agreements:
             raise UsageError("the agreement's validTo is in the past, or more than ten years away")
         if agreement.created_at > now + limits.MAX_CLOCK_SKEW_S:
             raise UsageError("the agreement is made in the future; the clocks differ too much")
+        _require_own_accounts(agreement)
         self._negotiation.mark_accepted(offer)
         try:
             await self._store(agreement)
@@ -553,6 +555,21 @@ class Agreements:
             await self._deliver_approval(agreement, limits.MARKET_RPC_TIMEOUT_S)
         except GolemError as exc:
             log.info("approval_undelivered", agreement=agreement.id, error=exc.message)
+
+
+def _require_own_accounts(agreement: Agreement) -> None:
+    """Who signs is who pays and who is paid: nobody names a third party as payer or payee. Raises UsageError."""
+    platform = agreement.payment_platform
+    if platform is None:
+        return
+    name = f"golem.com.payment.platform.{platform}.address"
+    for side, properties, address in (
+        ("requestor", agreement.demand, agreement.requestor_address),
+        ("provider", agreement.offer, agreement.provider_address),
+    ):
+        found = properties.get(name)
+        if not isinstance(found, str) or found.lower() != address:
+            raise UsageError(f"{name} of the {side} is {str(found)[:80]!r}, not its own address {address}")
 
 
 def _same_terms(expected: bytes, content: bytes) -> bool:

@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from golemp2p import limits
 from golemp2p.core.agreement import AGREEMENT_STRUCT, AgreementState
 from golemp2p.core.eip712 import digest, keccak256
+from golemp2p.core.properties import Properties
 from golemp2p.core.records import MarketRecord, RecordKind, encode_terms, make_record, new_subscription_id
 from golemp2p.errors import ConflictError, GoneError, NotFoundError, PolicyError, RemoteError, UsageError
 from golemp2p.identity import NodeKey
@@ -440,6 +441,45 @@ async def test_an_agreement_is_never_overwritten_by_another_with_its_id(
         with pytest.raises(ConflictError, match="another agreement"):
             await call(requestor, provider, "agree", **body)
         assert await provider.market.agreements.get(agreement) == before
+
+
+ACCOUNT = "golem.com.payment.platform.erc20-local-tglm.address"
+
+
+@pytest.mark.parametrize("case", ["own", "foreign payer", "foreign payee", "no payer"])
+async def test_nobody_names_a_third_party_as_payer_or_payee(
+    hub: MemoryHub, autojump_clock: MockClock, case: str
+) -> None:
+    async with open_node(hub) as requestor, open_node(hub) as provider:
+        await link(requestor, provider)
+        honest = NodeKey.generate().address
+        payer = honest if case == "foreign payer" else requestor.key.address.upper().replace("0X", "0x")
+        payee = honest if case == "foreign payee" else provider.key.address
+        theirs: Properties = {"golem.com.payment.chosen-platform": "erc20-local-tglm", ACCOUNT: payer}
+        if case == "no payer":
+            del theirs[ACCOUNT]
+        offer = await provider.offer({**OFFER, ACCOUNT: payee})
+        demand = await requestor.demand({**DEMAND, **theirs})
+        (initial,) = await requestor.events(D, demand)
+        assert isinstance(initial, ProposalReceived)
+        await requestor.market.negotiation.counter(D, demand, initial.proposal.id, {**DEMAND, **theirs}, WANT)
+        (seen,) = await provider.events(O, offer)
+        assert isinstance(seen, ProposalReceived)
+        await provider.market.negotiation.counter(O, offer, seen.proposal.id, {**OFFER, ACCOUNT: payee}, "()")
+        (answer,) = await requestor.events(D, demand)
+        assert isinstance(answer, ProposalReceived)
+        mine = requestor.market.negotiation.find(answer.proposal.previous or answer.proposal.id)
+        content = make_content(demand, requestor.key.peer_id, mine, offer, provider.key.peer_id, answer.proposal)
+        now_ms = round(requestor.now() * 1000)
+        body = {"id": KEY, "proposal": answer.proposal.key, "content": content}
+        body = sign_body(requestor, provider, {**body, "created_at": now_ms, "valid_to": now_ms + 1_000_000})
+        if case == "own":
+            assert await call(requestor, provider, "agree", **body) == {}
+            return
+        with pytest.raises(UsageError, match="own address"):
+            await call(requestor, provider, "agree", **body)
+        with pytest.raises(UsageError, match="own address"):
+            await requestor.market.agreements.create(answer.proposal.id, requestor.now() + 3600)
 
 
 async def _negotiate_again(requestor: Node, provider: Node) -> tuple[Any, Any, Any]:
