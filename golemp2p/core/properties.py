@@ -31,6 +31,11 @@ def flatten(raw: Mapping[str, object]) -> Properties:
             raise UsageError(
                 f"property {prefix[:80]!r}… is nested too deep", hint=f"limit {limits.MAX_CONSTRAINT_DEPTH}"
             )
+        if len(prefix) > limits.MAX_PROPERTY_NAME_CHARS:
+            raise UsageError(
+                f"property name {prefix[:80]!r}… is too long",
+                hint=f"at most {limits.MAX_PROPERTY_NAME_CHARS} characters",
+            )
         if isinstance(value, Mapping):
             for key, inner in value.items():
                 if not isinstance(key, str):

@@ -136,13 +136,17 @@ def _ms(seconds: float) -> float:
 def encode_terms(properties: Properties, constraints: str) -> bytes:
     """Raises UsageError (malformed constraints, too large)."""
     parse(constraints)
-    if (size := len(encode(properties))) > limits.MAX_PROPERTIES_BYTES:
-        raise UsageError(f"the properties have {size} bytes", hint=f"at most {limits.MAX_PROPERTIES_BYTES}")
+    _require_small(properties)
     return encode({"properties": properties, "constraints": constraints})
 
 
+def _require_small(properties: Properties) -> None:
+    if (size := len(encode(properties))) > limits.MAX_PROPERTIES_BYTES:
+        raise UsageError(f"the properties have {size} bytes", hint=f"at most {limits.MAX_PROPERTIES_BYTES}")
+
+
 def decode_terms(content: bytes) -> Terms:
-    """Raises RemoteProtocolError."""
+    """The same limits as for our own. Raises RemoteProtocolError."""
     try:
         document = json.loads(content)
         if not isinstance(document, dict) or set(document) != {"properties", "constraints"}:
@@ -150,7 +154,9 @@ def decode_terms(content: bytes) -> Terms:
         if not isinstance(document["properties"], dict) or not isinstance(document["constraints"], str):
             raise RemoteProtocolError("the terms are not {properties: object, constraints: string}")
         parse(document["constraints"])
-        return Terms(flatten(document["properties"]), document["constraints"])
+        properties = flatten(document["properties"])
+        _require_small(properties)
+        return Terms(properties, document["constraints"])
     except (ValueError, RecursionError, UsageError) as exc:
         raise RemoteProtocolError(f"malformed terms: {exc}") from exc
 

@@ -1,12 +1,15 @@
 """The order book: every live market record that this node knows, its own and others'. In memory, bounded.
 
-The bounds are per issuer and for all. Withdrawals have a bound of their own: an agent that makes and withdraws one
-demand per job must not lock itself out for an hour. Our own records are always taken.
+The bounds, in records and in bytes, are per issuer and for all. Withdrawals have a bound of their own: an agent that
+makes and withdraws one demand per job must not lock itself out for an hour. In a full book the issuer with the
+largest share gives way to those with smaller ones, its soonest expiring record first. Our own records are always
+taken and never give way.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +32,8 @@ class Applied(Enum):
 
 @dataclass
 class _Issuer:
+    n_bytes: int = 0
+    share: int = 0  # bytes, where a small record counts RECORD_MIN_SHARE_BYTES
     live: set[SubscriptionId] = field(default_factory=set)
     withdrawn: set[SubscriptionId] = field(default_factory=set)
 
@@ -49,6 +54,13 @@ class OrderBook:
         self._records: dict[SubscriptionId, MarketRecord] = {}
         self._issuers: dict[PeerId, _Issuer] = {}
         self._snapshot: _Snapshot | None = None
+        self._n_bytes = 0
+        self._shares: list[tuple[int, PeerId]] = []  # heap of (-share, issuer); true entries and outdated ones
+
+    @property
+    def n_bytes(self) -> int:
+        """What the records hold: an estimate, without what Python adds."""
+        return self._n_bytes
 
     def __len__(self) -> int:
         return len(self._records)
@@ -61,27 +73,65 @@ class OrderBook:
                 return Applied.REFUSED
             if known.sequence >= record.sequence or known.kind is RecordKind.WITHDRAWAL:
                 return Applied.NOTHING
-            self._put(record)
-            return Applied.WITHDRAWN if record.kind is RecordKind.WITHDRAWAL else Applied.RENEWED
-        if record.issuer != self._me and self._is_full(record):
+        if record.issuer != self._me and not (self._fits_issuer(record, known) and self._make_room(record, known)):
             return Applied.REFUSED
         self._put(record)
-        return Applied.WITHDRAWN if record.kind is RecordKind.WITHDRAWAL else Applied.NEW
+        if record.kind is RecordKind.WITHDRAWAL:
+            return Applied.WITHDRAWN
+        return Applied.NEW if known is None else Applied.RENEWED
 
-    def _is_full(self, record: MarketRecord) -> bool:
-        if len(self._records) >= limits.MAX_RECORDS:
-            return True
+    def _fits_issuer(self, record: MarketRecord, known: MarketRecord | None) -> bool:
         issuer = self._issuers.get(record.issuer)
-        return (
-            record.kind is not RecordKind.WITHDRAWAL
-            and issuer is not None
-            and len(issuer.live) >= limits.MAX_RECORDS_PER_ISSUER
-        )
+        if issuer is None or record.kind is RecordKind.WITHDRAWAL:
+            return True
+        if known is None and len(issuer.live) >= limits.MAX_RECORDS_PER_ISSUER:
+            return False
+        grows = _size(record) - _size(known)
+        return grows <= 0 or issuer.n_bytes + grows <= limits.MAX_RECORD_BYTES_PER_ISSUER
+
+    def _make_room(self, record: MarketRecord, known: MarketRecord | None) -> bool:
+        """Whether there is room, after larger issuers gave some up."""
+        grows = _size(record) - _size(known)
+        more = 0 if known is not None else 1
+        issuer = self._issuers.get(record.issuer)
+        share = (issuer.share if issuer is not None else 0) + _share(record) - _share(known)
+        while len(self._records) + more > limits.MAX_RECORDS or (
+            grows > 0 and self._n_bytes + grows > limits.MAX_BOOK_BYTES
+        ):
+            largest = self._largest()
+            if largest is None or self._issuers[largest].share <= share:
+                return False
+            theirs = self._issuers[largest]
+            self.forget(min(theirs.live | theirs.withdrawn, key=lambda i: self._records[i].expires_at))
+        return True
+
+    def _largest(self) -> PeerId | None:
+        """The issuer with the largest share, but for us."""
+        while self._shares:
+            share, peer = self._shares[0]
+            issuer = self._issuers.get(peer)
+            if issuer is not None and issuer.share == -share and peer != self._me:
+                return peer
+            heapq.heappop(self._shares)
+        return None
+
+    def _count(self, issuer_id: PeerId, issuer: _Issuer, record: MarketRecord, sign: int) -> None:
+        self._n_bytes += sign * _size(record)
+        issuer.n_bytes += sign * _size(record)
+        issuer.share += sign * _share(record)
+        heapq.heappush(self._shares, (-issuer.share, issuer_id))
+        if len(self._shares) > 2 * len(self._issuers) + 1_000:
+            self._shares = [(-i.share, peer) for peer, i in self._issuers.items()]
+            heapq.heapify(self._shares)
 
     def _put(self, record: MarketRecord) -> None:
-        self._records[record.id] = record
         self._snapshot = None
         issuer = self._issuers.setdefault(record.issuer, _Issuer())
+        known = self._records.get(record.id)
+        if known is not None:
+            self._count(record.issuer, issuer, known, -1)
+        self._records[record.id] = record
+        self._count(record.issuer, issuer, record, 1)
         if record.kind is not RecordKind.WITHDRAWAL:
             issuer.live.add(record.id)
             return
@@ -144,5 +194,14 @@ class OrderBook:
         issuer = self._issuers[record.issuer]
         issuer.live.discard(record_id)
         issuer.withdrawn.discard(record_id)
+        self._count(record.issuer, issuer, record, -1)
         if not issuer.live and not issuer.withdrawn:
             del self._issuers[record.issuer]
+
+
+def _size(record: MarketRecord | None) -> int:
+    return 0 if record is None else len(record.content) + limits.RECORD_OVERHEAD_BYTES
+
+
+def _share(record: MarketRecord | None) -> int:
+    return 0 if record is None else max(_size(record), limits.RECORD_MIN_SHARE_BYTES)

@@ -108,6 +108,9 @@ class Subscriptions:
                 sequence=self._next_sequence(),
             )
         )
+        n_bytes = sum(len(r.content) + limits.RECORD_OVERHEAD_BYTES for r in [record, *self._records()])
+        if n_bytes > limits.MAX_RECORD_BYTES_PER_ISSUER:
+            raise PolicyError(f"the offers and demands of this node have {n_bytes} bytes", hint="withdraw some first")
         await self._storage.run(lambda c: rows.put_own_record(c, record))
         await self._sync.join(record.subnet)
         subscription = self._own[record.id] = Subscription(record, owner)
@@ -115,6 +118,9 @@ class Subscriptions:
         self._sync.announce(record)
         log.info("subscribed", kind=kind.value, id=record.id, subnet=record.subnet)
         return subscription
+
+    def _records(self) -> list[MarketRecord]:
+        return [s.record for s in self._own.values()]
 
     async def remove(self, subscription_id: SubscriptionId, kind: RecordKind) -> None:
         """Withdraw. Raises GoneError when it was withdrawn before, NotFoundError when it never was."""

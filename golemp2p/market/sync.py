@@ -19,9 +19,10 @@ from golemp2p import limits
 from golemp2p.core.eip712 import Domain
 from golemp2p.core.ids import PeerId
 from golemp2p.core.records import ExpiredRecordError, MarketRecord, verify_record
-from golemp2p.errors import GolemError, RemoteProtocolError
+from golemp2p.errors import GolemError, PolicyError, RemoteProtocolError
 from golemp2p.market.book import Applied, OrderBook
 from golemp2p.net.port import GossipMessage, Network, Verdict
+from golemp2p.net.ratelimit import RateLimit
 from golemp2p.net.rpc import Rpc
 from golemp2p.wire.p2p.market import PROTOCOL, PullBody, RecordBody, RecordsBody
 
@@ -32,6 +33,9 @@ GOSSIP_RECORDS: Final = 32  # a message with more is refused: checking one recor
 GOSSIP_BYTES: Final = 192 * 1024  # below the pubsub frame limit of net/libp2p
 PULL_INTERVAL_S: Final = 20.0
 PULL_PAGES: Final = limits.MAX_RECORDS // limits.PULL_PAGE_RECORDS
+
+
+_UNCHANGED: Final = frozenset({Applied.NOTHING, Applied.REFUSED})  # not told to anybody, nor passed on
 
 
 class RecordListener(Protocol):
@@ -60,6 +64,7 @@ class RecordSync:
         self._clock = clock
         self._listener = listener
         self._topics: set[str] = set()
+        self._pushes = RateLimit(limits.PUSHED_RECORDS_PER_S, limits.PUSHED_RECORDS_BURST)
         self._announce, self._announced = trio.open_memory_channel[MarketRecord](limits.MAX_RECORDS)
         self._connected, self._connections = trio.open_memory_channel[PeerId](1_000)
 
@@ -83,7 +88,7 @@ class RecordSync:
             return Applied.NOTHING
         verify_record(record, self._domain, now=self._clock())
         applied = self._book.apply(record)
-        if applied not in (Applied.NOTHING, Applied.REFUSED):
+        if applied not in _UNCHANGED:
             self._listener(record, applied)
         return applied
 
@@ -113,7 +118,7 @@ class RecordSync:
         except RemoteProtocolError as exc:
             log.info("gossip_refused", origin=message.origin, forwarder=message.forwarder, reason=exc.message)
             return Verdict.REJECT
-        return Verdict.ACCEPT if any(a is not Applied.NOTHING for a in applied) else Verdict.IGNORE
+        return Verdict.ACCEPT if any(a not in _UNCHANGED for a in applied) else Verdict.IGNORE
 
     def _decode(self, message: GossipMessage) -> list[MarketRecord]:
         """Raises RemoteProtocolError: garbage, too many, or records of another topic."""
@@ -194,7 +199,7 @@ class RecordSync:
             page = _records_body(answer)
             for entry in page.records:
                 try:
-                    changes += self.take(entry.record()) is not Applied.NOTHING
+                    changes += self.take(entry.record()) not in _UNCHANGED
                 except ExpiredRecordError:
                     continue
                 except RemoteProtocolError as exc:  # the rest may be fine
@@ -229,10 +234,16 @@ class RecordSync:
             page.append(RecordBody.of(record))
         return RecordsBody(records=page, more=len(page) < len(rest)).to_wire()
 
-    async def on_push(self, _peer: PeerId, raw: dict[str, Any]) -> object:
+    async def on_push(self, peer: PeerId, raw: dict[str, Any]) -> object:
+        """Raises PolicyError when ``peer`` pushes too much that is new."""
         for entry in RecordsBody.model_validate(raw).records:
+            record = entry.record()
+            if self._book.is_news(record) and not self._pushes.allow(peer, self._clock()):
+                raise PolicyError(
+                    "too many records are pushed here", hint=f"at most {limits.PUSHED_RECORDS_BURST} in a minute"
+                )
             try:
-                self.take(entry.record())
+                self.take(record)
             except ExpiredRecordError:
                 continue
         return {}

@@ -3,20 +3,27 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
 from golemp2p.core.records import MarketRecord, RecordKind, make_record, new_subscription_id
 from golemp2p.identity import NodeKey
 from golemp2p.market.book import Applied, OrderBook
+from golemp2p.net.port import Verdict
 
 from .conftest import NOW, OFFER
+from .test_hostile_peers import KEY_A, a_sync, gossip, record_of
 
 ISSUER = NodeKey.generate().peer_id
 
 
 def offer(issuer: PeerId = ISSUER, *, sequence: int = 1) -> MarketRecord:
     return make_record(RecordKind.OFFER, new_subscription_id(issuer), issuer, OFFER, "()", now=NOW, sequence=sequence)
+
+
+TEMPLATES = [[offer(peer) for _ in range(10)] for peer in (NodeKey.generate().peer_id for _ in range(5))]
 
 
 def test_of_two_versions_the_later_counts_in_any_order() -> None:
@@ -77,9 +84,69 @@ def test_a_full_book_takes_our_own_and_remembers_nothing_of_the_refused(monkeypa
     stranger = NodeKey.generate().peer_id
     book.apply(offer(stranger))
     book.apply(offer(stranger))
-    assert book.apply(offer(NodeKey.generate().peer_id)) is Applied.REFUSED
-    assert len(book._issuers) == 1
+    assert book.apply(offer(stranger)) is Applied.REFUSED
+    assert len(book) == 2
     assert book.apply(offer()) is Applied.NEW
+    for _ in range(3):
+        book.apply(offer(NodeKey.generate().peer_id))
+    assert [r.issuer for r in book.live(RecordKind.OFFER, NOW)].count(ISSUER) == 1
+    assert len(book._issuers) == len({r.issuer for r in book.all_records(NOW)})
+
+
+def test_in_a_full_book_the_largest_gives_way_and_the_flood_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_RECORDS", 10)
+    book = OrderBook()
+    flooder, first, second = (NodeKey.generate().peer_id for _ in range(3))
+    for number in range(20):
+        book.apply(replace(offer(flooder), expires_at=NOW + 1000 + number))
+    assert len(book) == 10
+    assert book.apply(offer(first)) is Applied.NEW
+    assert book.apply(offer(second)) is Applied.NEW
+    assert book.apply(offer(flooder)) is Applied.REFUSED
+    theirs = [r.expires_at - NOW for r in book.live(RecordKind.OFFER, NOW) if r.issuer == flooder]
+    assert sorted(theirs) == [1002 + i for i in range(8)]  # the soonest went first
+    assert len(book) == 10
+
+
+def padded(issuer: PeerId, n_bytes: int) -> MarketRecord:
+    return replace(offer(issuer), content=b"x" * n_bytes)
+
+
+def test_the_bytes_of_one_issuer_are_bounded_also_by_renewals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_RECORD_BYTES_PER_ISSUER", 10_000)
+    book = OrderBook()
+    first, second = padded(ISSUER, 4_000), padded(ISSUER, 4_000)
+    assert [book.apply(r) for r in (first, second)] == [Applied.NEW] * 2
+    assert book.apply(padded(ISSUER, 4_000)) is Applied.REFUSED
+    assert book.apply(replace(second, sequence=2, content=b"x" * 8_000)) is Applied.REFUSED
+    assert book.apply(replace(second, sequence=2)) is Applied.RENEWED
+    assert book.apply(first.withdrawn(now=NOW, sequence=2)) is Applied.WITHDRAWN
+    assert book.apply(padded(ISSUER, 3_000)) is Applied.NEW
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 9_000), st.booleans()), max_size=60))
+def test_the_bytes_of_the_book_are_bounded_and_counted_right(steps: list[tuple[int, int, int, bool]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "MAX_BOOK_BYTES", 30_000)
+        patch.setattr(limits, "MAX_RECORDS", 20)
+        book = OrderBook()
+        for sequence, (who, which, n_bytes, withdraw) in enumerate(steps):
+            record = replace(TEMPLATES[who][which], content=b"x" * n_bytes, sequence=sequence)
+            book.apply(record.withdrawn(now=NOW, sequence=sequence) if withdraw else record)
+            held = book.all_records(NOW)
+            assert book.n_bytes == sum(len(r.content) + limits.RECORD_OVERHEAD_BYTES for r in held) <= 30_000
+            assert len(held) == len(book) <= 20
+            assert set(book._issuers) == {r.issuer for r in held}
+            for peer, issuer in book._issuers.items():
+                assert issuer.n_bytes == sum(len(r.content) + 512 for r in held if r.issuer == peer)
+
+
+def test_what_the_book_refuses_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_RECORDS_PER_ISSUER", 1)
+    sync, book = a_sync()
+    assert sync._validate(gossip(record_of(KEY_A))) is Verdict.ACCEPT
+    assert sync._validate(gossip(record_of(KEY_A))) is Verdict.IGNORE
+    assert len(book) == 1
 
 
 def test_digests_are_equal_when_the_books_are_and_follow_expiry() -> None:

@@ -17,8 +17,23 @@ from golemp2p import limits
 from golemp2p.core.agreement import AGREEMENT_STRUCT, AgreementState
 from golemp2p.core.eip712 import digest, keccak256
 from golemp2p.core.properties import Properties
-from golemp2p.core.records import MarketRecord, RecordKind, encode_terms, make_record, new_subscription_id
-from golemp2p.errors import ConflictError, GoneError, NotFoundError, PolicyError, RemoteError, UsageError
+from golemp2p.core.records import (
+    MarketRecord,
+    RecordKind,
+    decode_terms,
+    encode_terms,
+    make_record,
+    new_subscription_id,
+)
+from golemp2p.errors import (
+    ConflictError,
+    GoneError,
+    NotFoundError,
+    PolicyError,
+    RemoteError,
+    RemoteProtocolError,
+    UsageError,
+)
 from golemp2p.identity import NodeKey
 from golemp2p.market.agreements import make_content
 from golemp2p.market.book import OrderBook
@@ -196,6 +211,32 @@ async def test_a_silent_neighbour_does_not_keep_the_others_from_being_asked(
         await link(late, provider)
         await trio.sleep(1)
         assert late.market.book.get(offer, late.now()) is not None
+
+
+async def test_one_peer_pushes_a_bounded_number_of_new_records(
+    hub: MemoryHub, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PUSHED_RECORDS_BURST", 10)
+    async with open_node(hub) as bad, open_node(hub) as victim, open_node(hub) as good:
+        await link(victim, bad, good)
+        known = [record_of(NodeKey.generate()) for _ in range(10)]
+        await bad.market.sync.push(victim.key.peer_id, known)
+        await bad.market.sync.push(victim.key.peer_id, known)  # nothing new costs nothing
+        with pytest.raises(PolicyError, match="pushed"):
+            await bad.market.sync.push(victim.key.peer_id, [record_of(NodeKey.generate()) for _ in range(10)])
+        assert len(victim.market.book) < 13
+        await good.market.sync.push(victim.key.peer_id, [record_of(NodeKey.generate())])
+        await trio.sleep(60)
+        await bad.market.sync.push(victim.key.peer_id, [record_of(NodeKey.generate())])
+
+
+def test_terms_of_others_have_the_limits_of_our_own() -> None:
+    large = {"properties": {"a": "x" * limits.MAX_PROPERTIES_BYTES}, "constraints": "()"}
+    nested: dict[str, Any] = {"p" * 1_000: {str(i): 1 for i in range(500)}}
+    for document in (large, {"properties": nested, "constraints": "()"}, {"properties": {"p" * 1025: 1}}):
+        content = json.dumps({"constraints": "()", **document}).encode()
+        with pytest.raises(RemoteProtocolError, match=r"bytes|too long"):
+            decode_terms(content)
 
 
 # --- proposals ---
