@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import structlog
 import trio
 
 from golemp2p import limits
+from golemp2p.activity.disk import remove_tree
 from golemp2p.activity.ports import PROTOCOL, AgreementLookup, ContentStorePort, DataPort, RpcPort, SendItem
 from golemp2p.activity.supervisor import Supervisor
 from golemp2p.activity.transfers import Transfers
@@ -80,6 +80,7 @@ class ProviderActivities:
         self._live: dict[ActivityId, Supervisor] = {}
         self._ended: dict[ActivityId, Supervisor] = {}
         self._fetching: dict[tuple[PeerId, str], trio.Lock] = {}
+        self._disk_scans = trio.CapacityLimiter(limits.DISK_SCANS_AT_ONCE)
         self._creating = trio.Lock()
         self._listeners: list[EndListener] = []
         self._agent_news = trio.Event()
@@ -201,6 +202,7 @@ class ProviderActivities:
             self._work_root / activity_id,
             now=self._now,
             changed=self._changed,
+            disk_scans=self._disk_scans,
         )
         if self._nursery is None:
             raise UsageError("the node is not ready yet")
@@ -401,7 +403,7 @@ def _empty_directory(path: Path) -> None:
     """Work directories of a node that was killed; the workers died with it."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     for entry in path.iterdir():
-        shutil.rmtree(entry, ignore_errors=True)
+        remove_tree(entry)
 
 
 __all__ = ["RESTARTED", "ActivityEnded", "EndListener", "ProviderActivities"]

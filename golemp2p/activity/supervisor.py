@@ -5,10 +5,11 @@ One task (:meth:`Supervisor.run`) owns everything. Others only put batches in th
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -16,8 +17,9 @@ import trio
 
 from golemp2p import limits
 from golemp2p.activity.batch import Batch
+from golemp2p.activity.disk import TooManyFilesError, remove_tree, used_bytes
 from golemp2p.activity.transfers import Transfers
-from golemp2p.activity.usage import limits_of, usage_vector
+from golemp2p.activity.usage import GIB, limits_of, usage_vector
 from golemp2p.core.activity import (
     ACTIVITY,
     RETURN_CODE_FAILED,
@@ -39,7 +41,10 @@ STOPPED = "stopped by a terminate command"
 
 
 class Supervisor:
-    """``work_dir`` is this activity's own; ``changed`` is awaited after every change worth storing."""
+    """``work_dir`` is this activity's own; ``changed`` is awaited after every change worth storing.
+
+    ``disk_scans`` bounds the threads that look at the disks of all activities.
+    """
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class Supervisor:
         *,
         now: Callable[[], float],
         changed: Callable[[Supervisor], Awaitable[None]],
+        disk_scans: trio.CapacityLimiter | None = None,
     ) -> None:
         self.id = activity_id
         self.agreement = agreement
@@ -64,6 +70,8 @@ class Supervisor:
         self._work_dir = work_dir
         self._now = now
         self._changed = changed
+        self._disk_scans = disk_scans
+        self._disk_bytes = 0  # the most that was seen
         self._instance: RuntimeInstance | None = None
         self._past = Usage()  # of instances that a terminate command ended
         self._batches: dict[BatchId, Batch] = {}
@@ -114,6 +122,7 @@ class Supervisor:
         """In the order of the agreement's usage vector; never decreases."""
         until = self._now() if self.ended_at is None else self.ended_at
         used = self._past if self._instance is None else _plus(self._past, self._instance.usage())
+        used = replace(used, storage_bytes=max(used.storage_bytes, self._disk_bytes))
         return usage_vector(self.agreement, used, max(until - self.created_at, 0.0))
 
     # --- the owner --------------------------------------------------------------------------------------------------
@@ -126,6 +135,7 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._work)
                 nursery.start_soon(self._watch)
+                nursery.start_soon(self._watch_disk)
                 task_status.started()
                 await self._ending.wait()
                 nursery.cancel_scope.cancel()
@@ -177,6 +187,25 @@ class Supervisor:
             if trio.current_time() - saved_s > limits.USAGE_SAVE_S:
                 saved_s = trio.current_time()
                 await self._changed(self)
+
+    async def _watch_disk(self) -> None:
+        """End what takes more of the disk than the offer says. The kernel bounds one file, only we bound the sum."""
+        agreed = limits_of(self.agreement).storage_bytes
+        most_bytes = limits.DEFAULT_ACTIVITY_DISK_BYTES if agreed is None else agreed
+        while True:
+            await trio.sleep(limits.DISK_POLL_S)
+            if self._instance is None:
+                continue
+            look = partial(used_bytes, self._work_dir, enough_bytes=most_bytes)
+            try:
+                found = await trio.to_thread.run_sync(look, limiter=self._disk_scans, abandon_on_cancel=True)
+            except TooManyFilesError as exc:
+                self.end(f"the payload made {exc}")
+                return
+            self._disk_bytes = max(self._disk_bytes, found)
+            if found > most_bytes:
+                self.end(f"the payload used more than {most_bytes / GIB:.4g} GiB of disk, what the offer has")
+                return
 
     async def _execute(self, batch: Batch) -> None:
         for index, command in enumerate(batch.commands):
@@ -253,7 +282,7 @@ class Supervisor:
             if instance is not None:
                 await instance.terminate()
                 self._past, self._instance = _plus(self._past, instance.usage()), None
-            await trio.to_thread.run_sync(_remove_directory, self._work_dir)
+            await trio.to_thread.run_sync(remove_tree, self._work_dir)
 
     def _stop_others(self, batch: Batch) -> None:
         for other in self._queue:
@@ -330,9 +359,5 @@ def _reason_in(exc: BaseException) -> str:
 
 
 def _fresh_directory(path: Path) -> None:
-    _remove_directory(path)
+    remove_tree(path)
     path.mkdir(parents=True, mode=0o700)
-
-
-def _remove_directory(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)

@@ -296,3 +296,22 @@ async def test_a_slow_stream_reader_slows_the_payload(
             for number, _ in await reader.next():
                 reader.advance(number + 1)
     await activity.destroy(5)
+
+
+async def test_a_payload_that_takes_more_disk_than_offered_ends_its_activity(pair: Pair, tmp_path: Path) -> None:
+    program, _ = await pair.publish(wats.LOOP, tmp_path)
+    agreement_id = pair.agree(program)
+    for node in (pair.requestor, pair.provider):
+        agreement = node.agreements[agreement_id]
+        offer = {**agreement.offer, "golem.inf.storage.gib": 2 / 1024}
+        node.agreements[agreement_id] = replace(agreement, offer=offer)
+    activity = await live(pair, await pair.requestor.service.requestor.create(agreement_id, timeout_s=5))
+    transfers = []
+    for name in "abc":  # each of them is small enough, all together are not
+        url, _ = await pair.publish(name.encode() * 1024 * 1024, tmp_path)
+        transfers.append({"transfer": {"from": url, "to": f"container:/golem/work/{name}"}})
+    with trio.fail_after(20):
+        results = await activity.batch(activity.exec(capture(*transfers, RUN))).results(20)
+        await activity.over.wait()
+    assert "GiB of disk" in (results[-1].message or "")
+    assert "GiB of disk" in (activity.reason or "")
