@@ -96,7 +96,8 @@ class _Notifee:
         self._network = network
 
     async def connected(self, _network: Any, connection: Any) -> None:
-        self._network._on_connected(PeerId(str(connection.muxed_conn.peer_id)))
+        if not connection.is_closed:  # libp2p tells it late: the connection may have come and gone
+            self._network._on_connected(PeerId(str(connection.muxed_conn.peer_id)))
 
     async def disconnected(self, _network: Any, connection: Any) -> None:
         self._network._on_disconnected(PeerId(str(connection.muxed_conn.peer_id)))
@@ -235,6 +236,9 @@ class Libp2pNetwork:
                 await self._host.disconnect(libp2p_id(peer))
             except Exception as exc:  # noqa: BLE001 - it is to be gone, and is
                 log.debug("disconnect failed", peer=peer, error=repr(exc))
+        # Without an event of libp2p, which it leaves out when two sides close at once, the peer would stay
+        # "connected" for ever, and never be dialled again.
+        self._on_disconnected(peer)
 
     async def ban(self, peer: PeerId, duration_s: float) -> None:
         """Disconnect and neither dial nor accept ``peer`` for a while."""
