@@ -107,6 +107,8 @@ class Allocations:
 
         result = await context.storage.run(store)
         context.events.tell()
+        context.parking.rearm(result.platform)
+        context.debts.tell()
         return result
 
     async def get(self, allocation_id: str) -> Allocation:

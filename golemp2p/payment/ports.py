@@ -15,6 +15,7 @@ from golemp2p.core.ids import ActivityId, AgreementId, PeerId
 from golemp2p.errors import UsageError
 from golemp2p.identity.keys import Signer
 from golemp2p.payment.drivers.base import ChainDriver
+from golemp2p.payment.parking import Parking
 from golemp2p.storage.engine import Storage
 
 Handler = Callable[[PeerId, Mapping[str, object]], Awaitable[object]]
@@ -71,6 +72,7 @@ class Context:
     clock: Clock
     settings: PaymentSettings
     knows_activity: KnowsActivity | None = None
+    parking: Parking = field(default_factory=Parking)  # payees that cannot be paid
     events: News = field(default_factory=News)  # a document changed
     outbox: News = field(default_factory=News)  # a message waits
     debts: News = field(default_factory=News)  # something is to be paid

@@ -57,6 +57,12 @@ class PaymentRevertedError(PolicyError):
     code = "payment_reverted"
 
 
+class PayeeParkedError(PolicyError):
+    """The token contract refuses transfers to this payee; others are paid all the same."""
+
+    code = "payee_parked"
+
+
 @dataclass(frozen=True)
 class PlatformStatus:
     """What the engine is doing on one platform. ``problem`` is "" when all is well."""
@@ -119,12 +125,18 @@ class SettlementEngine:
                     self._note(platform, str(exc))
                     busy, wait_s = True, pause_s
                     pause_s = min(limits.SETTLEMENT_RETRY_MAX_S, 2 * pause_s)
+                    if isinstance(exc, PolicyError) and await self._awaits_chain(platform):
+                        wait_s = self._context.driver(platform).network.poll_s  # what others get is not held up
                 if not busy and not news.is_set():
                     return
                 with trio.move_on_after(wait_s):
                     await news.wait()
         finally:
             self._running.discard(platform)
+
+    async def _awaits_chain(self, platform: str) -> bool:
+        states = (SlotState.SENT, SlotState.MINED)
+        return bool(await self._context.storage.run(lambda c: repo.find_slots(c, platform, states=states)))
 
     def _note(self, platform: str, problem: str) -> None:
         if problem != self._problems.get(platform, ""):
@@ -141,13 +153,17 @@ class SettlementEngine:
         """
         driver = self._context.driver(platform)
         storage = self._context.storage
+        problems: list[GolemError] = []
         for slot in await storage.run(lambda c: repo.find_slots(c, platform, states=OPEN_SLOTS)):
-            await self._advance(driver, slot)
-        problem = await self._plan(driver)
+            try:
+                await self._advance(driver, slot)
+            except PolicyError as exc:  # of this slot alone: the others go on
+                problems.append(exc)
+        problems += await self._plan(driver)
         for slot in await storage.run(lambda c: repo.find_slots(c, platform, states=(SlotState.PLANNED,))):
             await self._advance(driver, slot)
-        if problem is not None:
-            raise problem
+        if problems:
+            raise problems[0]
         return platform in await storage.run(repo.platforms_with_work)
 
     async def _reached(self, step: str) -> None:
@@ -156,40 +172,67 @@ class SettlementEngine:
 
     # --- planning ---------------------------------------------------------------------------------------------
 
-    async def _plan(self, driver: ChainDriver) -> GolemError | None:
-        """New slots for unplanned debts, netted by payee, as far as money and the window of nonces reach."""
+    async def _plan(self, driver: ChainDriver) -> list[GolemError]:
+        """New slots for unplanned debts, netted by payee, as far as money and the window of nonces reach.
+
+        A payee that cannot be paid is passed over; why is in the answer.
+        """
         context, platform = self._context, driver.network.platform
         account = context.signer.address
         debts = await context.storage.run(lambda c: repo.unplanned_obligations(c, platform))
         open_slots = await context.storage.run(lambda c: repo.find_slots(c, platform, states=OPEN_SLOTS))
         groups: dict[tuple[Address, PeerId], list[Obligation]] = defaultdict(list)
+        problems: list[GolemError] = []
         for debt in debts:
             if debt.payer != account:
-                return UsageError(f"{format_amount(debt.amount)} is owed by {debt.payer}, whose key is not here")
-            groups[debt.payee, debt.peer].append(debt)
+                problems.append(
+                    UsageError(f"{format_amount(debt.amount)} is owed by {debt.payer}, whose key is not here")
+                )
+            elif parked := context.parking.why(platform, debt.payee, now=context.clock()):
+                problems.append(self._parked(debt.payee, parked))
+            else:
+                groups[debt.payee, debt.peer].append(debt)
         room = limits.MAX_SLOTS_IN_FLIGHT - len(open_slots)
         if not groups or room <= 0:
-            return None
+            return problems
         unmined = [slot for slot in open_slots if slot.state is not SlotState.MINED]
         tokens = await driver.balance(account) - sum(slot.amount for slot in unmined)
         fee_each = await driver.transfer_fee(await driver.fees())
         gas = await driver.gas_balance(account) - fee_each * len(unmined)
-        for (payee, _), group in list(groups.items())[:room]:
+        for (payee, _), group in groups.items():
+            if room <= 0:
+                break
             total = Amount(sum(debt.amount for debt in group))
             if total > tokens:
-                return OutOfTokensError(
-                    f"account {account} lacks {format_amount(total - tokens)} {driver.network.symbol} to pay"
-                    f" {format_amount(total)} to {payee}",
-                    hint="send tokens to it; the payment goes out by itself then",
+                problems.append(
+                    OutOfTokensError(
+                        f"account {account} lacks {format_amount(total - tokens)} {driver.network.symbol} to pay"
+                        f" {format_amount(total)} to {payee}",
+                        hint="send tokens to it; the payment goes out by itself then",
+                    )
                 )
+                continue
             if fee_each > gas:
-                return OutOfGasFundsError(
-                    f"account {account} lacks {format_amount(fee_each - gas)} of the chain's own coin for the fee",
-                    hint="send some to it; the payment goes out by itself then",
+                problems.append(
+                    OutOfGasFundsError(
+                        f"account {account} lacks {format_amount(fee_each - gas)} of the chain's own coin for the fee",
+                        hint="send some to it; the payment goes out by itself then",
+                    )
                 )
+                break
+            if refusal := await driver.refusal(account, payee, total):
+                context.parking.refused(platform, payee, refusal, now=context.clock())
+                problems.append(self._parked(payee, refusal))
+                continue
             await self._open_slot(driver, payee, total, [debt.id for debt in group])
-            tokens, gas = tokens - total, gas - fee_each
-        return None
+            tokens, gas, room = tokens - total, gas - fee_each, room - 1
+        return problems
+
+    def _parked(self, payee: Address, reason: str) -> PayeeParkedError:
+        return PayeeParkedError(
+            f"payments to {payee} wait: {reason}",
+            hint="others are paid; amend an allocation or start the node again to try at once",
+        )
 
     async def _open_slot(self, driver: ChainDriver, payee: Address, amount: Amount, debts: list[int]) -> None:
         context, network = self._context, driver.network
@@ -322,9 +365,12 @@ class SettlementEngine:
         if not receipt.succeeded:
             after = replace(slot, state=SLOT.next(slot.state, SlotEvent.REVERT))
             await self._release(after)
-            raise PaymentRevertedError(f"payment {slot.transaction} was reverted by the token contract")
+            reason = f"payment {slot.transaction} was reverted by the token contract"
+            self._context.parking.reverted(slot.platform, slot.payee, reason)
+            raise PaymentRevertedError(reason)
         after = replace(slot, state=SLOT.next(slot.state, SlotEvent.FINALIZE))
         await self._context.storage.run(lambda c: self._finalize(c, after))
+        self._context.parking.paid(slot.platform, slot.payee)
         log.info(
             "payment_settled",
             platform=slot.platform,

@@ -91,6 +91,10 @@ class ChainDriver(Protocol):
         """The most one transfer may cost in the chain's own coin, in wei."""
         ...
 
+    async def refusal(self, sender: Address, recipient: Address, amount: Amount) -> str:
+        """Why the token's contract would refuse this transfer now; "" when it would not. Simulated: costs nothing."""
+        ...
+
     def sign_transfer(
         self, signer: Signer, nonce: int, recipient: Address, amount: Amount, fees: Fees
     ) -> SignedTransfer:

@@ -29,6 +29,7 @@ TRANSFER_GAS: Final = 100_000
 
 # Every node words these in its own way; they all mean that the transaction is on its way or done.
 _ALREADY_THERE: Final = ("already known", "already imported", "known transaction", "nonce too low", "already exists")
+_REVERTED: Final = ("revert", "invalid opcode", "vm execution error", "out of gas")
 _NO_FUNDS: Final = ("insufficient funds", "insufficient balance", "doesn't have enough funds", "cannot afford")
 
 
@@ -83,6 +84,18 @@ class Erc20Driver:
 
     async def transfer_fee(self, fees: Fees) -> int:
         return TRANSFER_GAS * fees.max_fee
+
+    async def refusal(self, sender: Address, recipient: Address, amount: Amount) -> str:
+        data = "0x" + transfer_call(recipient, amount).hex()
+        try:
+            answer = await self._call("eth_call", [{"from": sender, "to": self._network.token, "data": data}, "latest"])
+        except RpcAnswerError as exc:
+            # Busy and broken endpoints answer with errors too: those say nothing about the transfer.
+            if any(words in exc.message.lower() for words in _REVERTED):
+                return exc.message
+            raise
+        # Some old tokens return nothing; one that returns false moves nothing.
+        return "the token contract answers false" if len(answer) == 66 and _int(answer) == 0 else ""
 
     def sign_transfer(
         self, signer: Signer, nonce: int, recipient: Address, amount: Amount, fees: Fees

@@ -41,6 +41,8 @@ class FakeChain:
         self.automine = automine
         self.down = False  # every call raises NetworkError
         self.lose_answers = False  # broadcasts arrive, but the answer is lost
+        self.refused: set[Address] = set()  # recipients to whom transfers revert
+        self.simulates = True  # simulated transfers tell so beforehand
         self.calls: list[str] = []
         self.gas: dict[Address, int] = defaultdict(int)
         self._tokens: dict[tuple[Address, Address], int] = defaultdict(int)
@@ -82,7 +84,7 @@ class FakeChain:
     def _apply(self, tx: _Pooled) -> bool:
         self._nonces[tx.sender] += 1
         self.gas[tx.sender] -= tx.fee
-        if self._tokens[tx.token, tx.sender] < tx.amount:
+        if self._tokens[tx.token, tx.sender] < tx.amount or tx.recipient in self.refused:
             return False
         self._tokens[tx.token, tx.sender] -= tx.amount
         self._tokens[tx.token, tx.recipient] += tx.amount
@@ -155,6 +157,12 @@ class FakeDriver:
 
     async def transfer_fee(self, fees: Fees) -> int:
         return _GAS * fees.max_fee
+
+    async def refusal(self, sender: Address, recipient: Address, amount: Amount) -> str:
+        self._ask("refusal")
+        if self._chain.tokens(self._network.token, sender) < amount:
+            return "too few tokens"
+        return "refused recipient" if self._chain.simulates and recipient in self._chain.refused else ""
 
     def sign_transfer(
         self, signer: Signer, nonce: int, recipient: Address, amount: Amount, fees: Fees

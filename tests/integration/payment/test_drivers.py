@@ -95,6 +95,9 @@ async def test_a_driver_keeps_its_contract(kind: str) -> None:
         assert await driver.balance(YOU) == 3 * ETH
 
         # More than there is: mined, and reverted without a transfer.
+        assert await driver.refusal(key.address, YOU, Amount(4 * ETH)) == ""
+        assert await driver.refusal(key.address, YOU, Amount(100 * ETH)) != ""
+        assert await driver.nonce(key.address) == 1, "asking costs nothing"
         too_much = driver.sign_transfer(key, 1, YOU, Amount(100 * ETH), fees)
         await driver.broadcast(too_much.raw)
         receipt = await driver.receipt(too_much.hash)
