@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from functools import partial
 from typing import NoReturn
 
@@ -13,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
-from golemp2p.errors import GolemError, NetworkError
+from golemp2p.errors import GolemError, PolicyError, RemoteError, RemoteProtocolError, UsageError
 from golemp2p.payment.ports import Context, Rpc
 from golemp2p.storage import payment as repo
 from golemp2p.storage.payment import OutboxMessage
@@ -28,10 +27,13 @@ def post(connection: Connection, peer: PeerId, method: str, message: Message, *,
 
 
 class Outbox:
+    """One task for each peer that has messages, so that a dead or slow one holds up nobody else."""
+
     def __init__(self, context: Context, rpc: Rpc) -> None:
         self._context = context
         self._rpc = rpc
         self._back: set[PeerId] = set()
+        self._busy: set[PeerId] = set()
         self._limiter = trio.CapacityLimiter(limits.OUTBOX_PEERS_AT_ONCE)
 
     def peer_is_back(self, peer: PeerId) -> None:
@@ -42,40 +44,44 @@ class Outbox:
     async def run(self) -> NoReturn:
         """One look at the queue per change or due retry; idle otherwise."""
         context = self._context
-        while True:
-            news = context.outbox.next()
-            waiting = await context.storage.run(lambda c: repo.waiting_messages(c, limit=limits.DB_QUEUE))
-            queues: dict[PeerId, list[OutboxMessage]] = defaultdict(list)
-            for message in waiting:
-                queues[message.peer].append(message)
-            now = context.clock()
-            back, self._back = self._back, set()
-            due = [queue for peer, queue in queues.items() if peer in back or queue[0].next_at <= now]
-            if due:
-                async with trio.open_nursery() as nursery:
-                    for queue in due:
-                        nursery.start_soon(self._deliver, queue)
-                continue
-            pause = min((queue[0].next_at for queue in queues.values()), default=None)
-            with trio.move_on_after(float("inf") if pause is None else max(0.0, pause - now)):
-                await news.wait()
+        async with trio.open_nursery() as nursery:
+            while True:
+                news = context.outbox.next()
+                waiting = await context.storage.run(repo.waiting_peers)
+                now = context.clock()
+                self._back &= waiting.keys()
+                pauses = [float("inf")]
+                for peer, next_at in waiting.items():
+                    if peer in self._busy:
+                        continue  # its task tells when it is done
+                    if next_at <= now or peer in self._back:
+                        self._back.discard(peer)
+                        self._busy.add(peer)
+                        nursery.start_soon(self._deliver, peer)
+                    else:
+                        pauses.append(next_at - now)
+                with trio.move_on_after(min(pauses)):
+                    await news.wait()
+        raise AssertionError("the nursery does not end")  # pragma: no cover
 
-    async def _deliver(self, queue: list[OutboxMessage]) -> None:
-        """Everything to one peer, oldest first; stops at the first that cannot be delivered.
+    async def _deliver(self, peer: PeerId) -> None:
+        """The oldest messages to one peer, in order; stops at the first that cannot be delivered.
 
         What was acknowledged is struck off in groups: after a crash some is sent again, which is harmless.
         """
-        async with self._limiter:
-            for start in range(0, len(queue), limits.OUTBOX_GROUP):
-                sent: list[int] = []
-                go_on = True
-                for message in queue[start : start + limits.OUTBOX_GROUP]:
+        storage = self._context.storage
+        try:
+            queue = await storage.run(partial(repo.waiting_messages, peer=peer, limit=limits.OUTBOX_GROUP))
+            sent: list[int] = []
+            for message in queue:
+                async with self._limiter:  # for each message anew: a slow peer takes its turn like the others
                     go_on = await self._send(message, sent)
-                    if not go_on:
-                        break
-                await self._context.storage.run(partial(repo.remove_messages, seqs=sent))
                 if not go_on:
-                    return
+                    break
+            await storage.run(partial(repo.remove_messages, seqs=sent))
+        finally:
+            self._busy.discard(peer)
+            self._context.outbox.tell()
 
     async def _send(self, message: OutboxMessage, sent: list[int]) -> bool:
         """Whether to go on with the next one."""
@@ -84,9 +90,9 @@ class Outbox:
             body = msgpack.unpackb(message.body)
             await self._rpc.call(message.peer, PROTOCOL, message.method, body, timeout_s=limits.PAYMENT_RPC_TIMEOUT_S)
         except GolemError as exc:
-            refused = not isinstance(exc, NetworkError)
+            refused = _is_refusal(exc)
             pause_s = min(limits.OUTBOX_RETRY_MAX_S, limits.OUTBOX_RETRY_S * 2 ** min(message.attempts, 20))
-            # A peer that answers with an error may still be starting; one that always does will not change its mind.
+            # A peer that refuses may still be starting; one that always does will not change its mind.
             dead = refused and message.refusals + 1 >= limits.OUTBOX_MAX_REFUSALS
             next_at, error = context.clock() + pause_s, str(exc)
             log.info(
@@ -103,3 +109,10 @@ class Outbox:
             return dead
         sent.append(message.seq)
         return True
+
+
+def _is_refusal(error: GolemError) -> bool:
+    """Whether the peer heard the message and does not agree. A busy or troubled one did not judge it."""
+    if isinstance(error, RemoteError):
+        return error.code == RemoteProtocolError.code
+    return isinstance(error, UsageError | PolicyError | RemoteProtocolError)

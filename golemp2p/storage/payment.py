@@ -141,6 +141,7 @@ outbox = sa.Table(
     sa.Column("next_at", sa.Float, nullable=False),
     sa.Column("error", sa.Text, nullable=False, default=""),
     sa.Column("dead", sa.Boolean, nullable=False, default=False),
+    sa.Index("ix_pay_outbox_peer", "peer", "seq"),
 )
 
 
@@ -472,9 +473,17 @@ def add_message(connection: Connection, peer: PeerId, method: str, body: bytes, 
     connection.execute(sa.insert(outbox).values(peer=peer, method=method, body=body, created_at=now, next_at=now))
 
 
-def waiting_messages(connection: Connection, *, limit: int) -> list[OutboxMessage]:
-    """Oldest first."""
-    query = sa.select(outbox).where(~outbox.c.dead).order_by(outbox.c.seq).limit(limit)
+def waiting_peers(connection: Connection) -> dict[PeerId, float]:
+    """Who has messages waiting, and when the oldest of each may be sent."""
+    oldest = sa.select(sa.func.min(outbox.c.seq)).where(~outbox.c.dead).group_by(outbox.c.peer)
+    query = sa.select(outbox.c.peer, outbox.c.next_at).where(outbox.c.seq.in_(oldest))
+    return {PeerId(r.peer): r.next_at for r in connection.execute(query)}
+
+
+def waiting_messages(connection: Connection, peer: PeerId, *, limit: int) -> list[OutboxMessage]:
+    """To one peer, oldest first."""
+    c = outbox.c
+    query = sa.select(outbox).where(~c.dead, c.peer == peer).order_by(c.seq).limit(limit)
     return [
         OutboxMessage(r.seq, PeerId(r.peer), r.method, r.body, r.attempts, r.refusals, r.next_at)
         for r in connection.execute(query)

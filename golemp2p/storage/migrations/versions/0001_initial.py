@@ -222,6 +222,7 @@ def upgrade() -> None:
         sa.Column("dead", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_pay_outbox")),
     )
+    op.create_index("ix_pay_outbox_peer", "pay_outbox", ["peer", "seq"], unique=False)
     op.create_table(
         "pay_payment",
         sa.Column("id", sa.Text(), nullable=False),
