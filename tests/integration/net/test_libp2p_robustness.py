@@ -166,8 +166,10 @@ async def test_closing_leaves_no_sockets_and_errors_of_the_body_come_out_bare() 
 
     await connected_pair()
     before = psutil.Process(os.getpid()).num_fds()
-    await connected_pair()
-    await until("all closed", lambda: psutil.Process(os.getpid()).num_fds() <= before, 5)
+    for _ in range(5):
+        await connected_pair()
+    # libp2p by itself leaves three per host; a worker thread of trio may come or go meanwhile.
+    await until("all closed", lambda: psutil.Process(os.getpid()).num_fds() < before + 5, 5)
     with pytest.raises(KeyError):
         async with open_libp2p_network(NodeKey.generate()):
             raise KeyError("as it is")
