@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from golemp2p.cli.common import ApiUrl, AppKeyOption, AsJson, DataDir, ExitCode, echo_json, find_node, run_async, say
-from golemp2p.errors import NotFoundError, UsageError
+from golemp2p.errors import GolemError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from golemp2p.sdk import CommandOutput, Golem, Results, Script, Task, TaskResult, WorkContext
@@ -91,7 +93,10 @@ def run(
     )
     _check(order)
     url, key = find_node(data_dir, api_url, app_key)
-    raise typer.Exit(run_async(lambda: _run(order, url, key)))
+    try:
+        raise typer.Exit(run_async(lambda: _run(order, url, key)))
+    except GolemError as error:
+        raise _in_flags(error) from None
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:
@@ -111,6 +116,29 @@ def _check(order: _Order) -> None:
     for name in order.fetch:
         if name.startswith("/") or ".." in Path(name).parts:
             raise UsageError(f"--fetch {name!r}", hint="name a file below /golem/work, without ..")
+    _prepare_output(order)
+
+
+def _prepare_output(order: _Order) -> None:
+    """The directories for the results, made before anything is paid for. Raises UsageError."""
+    for target in (order.output / name for name in order.fetch):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise UsageError(f"cannot make the directory {target.parent}: {exc.strerror}", hint="--output") from exc
+        if target.is_dir():
+            raise UsageError(f"{target} is a directory, --fetch would write a file there")
+        if not os.access(target.parent, os.W_OK | os.X_OK):
+            raise UsageError(f"cannot write into {target.parent}", hint="choose another directory with --output")
+
+
+# The SDK's hints name its own parameters.
+_FLAGS = {"offers_timeout_s": "--wait", "task_timeout_s": "--timeout", "timeout_s": "--timeout"}
+
+
+def _in_flags(error: GolemError) -> GolemError:
+    error.hint = re.sub(r"\b(offers_timeout_s|task_timeout_s|timeout_s)\b", lambda m: _FLAGS[m[0]], error.hint)
+    return error
 
 
 async def _run(order: _Order, url: str, key: str) -> int:
@@ -193,9 +221,7 @@ async def _work(
         yield script
         for name in order.fetch:
             script = context.new_script()
-            target = order.output / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            script.download_file(name, target)
+            script.download_file(name, order.output / name)
             try:
                 yield script
             except CommandFailedError as exc:
