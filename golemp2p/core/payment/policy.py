@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from golemp2p import limits
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.ids import ActivityId
 from golemp2p.core.money import Amount, format_amount, linear_cost
@@ -64,18 +65,26 @@ def _above(amount: Amount, price: Amount, what: str) -> str:
 
 
 def _implausible_usage(agreement: Agreement, usage: list[float], *, now: float) -> str:
-    """Time counters cannot exceed the life of the agreement (CPU time: times the threads offered)."""
+    """Running time cannot exceed the life of the agreement, CPU time not the running time of all threads."""
     if any(counter < 0 for counter in usage):
         return "a usage counter is negative"
     began = agreement.approved_at if agreement.approved_at is not None else agreement.created_at
     life_s = max(0.0, now - began) + _CLOCK_GRACE_S
-    threads = agreement.offer.get("golem.inf.cpu.threads")
-    factor = {
-        "golem.usage.duration_sec": 1.0,
-        "golem.usage.cpu_sec": float(threads) if isinstance(threads, int | float) else 1.0,
-    }
-    for name, counter in zip(agreement.usage_vector, usage, strict=False):
-        limit_s = factor[name] * life_s if name in factor else None
-        if limit_s is not None and counter > limit_s:
-            return f"{name} of {counter:.0f} s is more than the agreement's life allows ({limit_s:.0f} s)"
+    counters = dict(zip(agreement.usage_vector, usage, strict=False))
+    duration_s, cpu_s = counters.get("golem.usage.duration_sec", life_s), counters.get("golem.usage.cpu_sec", 0.0)
+    if duration_s > life_s:
+        return (
+            f"golem.usage.duration_sec of {duration_s:.0f} s is more than the agreement's life allows ({life_s:.0f} s)"
+        )
+    cpu_limit_s = _threads(agreement) * duration_s + limits.CPU_SLACK_S
+    if cpu_s > cpu_limit_s:
+        return f"golem.usage.cpu_sec of {cpu_s:.0f} s is more than its running time allows ({cpu_limit_s:.0f} s)"
     return ""
+
+
+def _threads(agreement: Agreement) -> float:
+    """How many may work at once: as offered, but no more than one can believe; a WebAssembly payload has one."""
+    threads = agreement.offer.get("golem.inf.cpu.threads")
+    if agreement.offer.get("golem.runtime.name") == "wasmtime" or not isinstance(threads, int | float):
+        return 1.0
+    return float(min(threads, limits.MAX_BILLED_THREADS)) if threads >= 1 else 1.0
