@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import structlog
 import trio
+from sqlalchemy.engine import Connection
 
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.ids import ActivityId, AllocationId
@@ -25,7 +26,7 @@ from golemp2p.payment import books
 from golemp2p.payment.documents import Documents
 from golemp2p.payment.ports import Context
 from golemp2p.storage import payment as repo
-from golemp2p.storage.payment import StoredDocument
+from golemp2p.storage.payment import Allocation, StoredDocument
 
 log = structlog.get_logger(__name__)
 
@@ -83,14 +84,10 @@ class Answers:
         if reason:
             return None, reason
         needed = Amount(books.accepted(ledger, document).accepted - ledger.accepted)
-        live = await context.storage.run(lambda c: books.live_allocations(c, now=now))
-        used = {c.allocation for c in await context.storage.run(lambda c: repo.get_charges(c, document.agreement_id))}
-        fitting = [a for a in live if (a.platform, a.address) == (document.platform, document.payer)]
-        fitting.sort(key=lambda a: (a.id not in used, a.created_at))
-        for allocation in fitting:
+        for allocation in await context.storage.run(lambda c: _allocations_for(c, stored, now=now)):
             if allocation.remaining >= needed:
                 return allocation.id, ""
-        return None, f"no live allocation has {format_amount(needed)} left for it"
+        return None, f"no live allocation of this session has {format_amount(needed)} left for it"
 
     async def _refusal(self, stored: StoredDocument, agreement: Agreement, ledger: Ledger, now: float) -> str:
         document = stored.document
@@ -109,3 +106,26 @@ class Answers:
             if known is not None and not await known(agreement.id, activity):
                 return f"this node created no activity {activity} under the agreement"
         return ""
+
+
+def _allocations_for(connection: Connection, stored: StoredDocument, *, now: float) -> list[Allocation]:
+    """The live budgets that were meant for this document: those that paid for its agreement, then for its session.
+
+    When nothing of either was accepted yet: the platform's only live one, unless another session has used it. An
+    agent that is gone must not be answered for with the money of another.
+    """
+    document = stored.document
+    fitting = [
+        a
+        for a in books.live_allocations(connection, now=now)
+        if (a.platform, a.address) == (document.platform, document.payer)
+    ]
+    of_agreement = {charge.allocation for charge in repo.get_charges(connection, document.agreement_id)}
+    mine = of_agreement
+    if stored.session_id is not None:
+        mine = mine | repo.allocations_of_session(connection, stored.session_id)
+    if mine:
+        return sorted((a for a in fitting if a.id in mine), key=lambda a: (a.id not in of_agreement, a.created_at))
+    if len(fitting) == 1 and repo.sessions_of_allocation(connection, fitting[0].id) <= {stored.session_id}:
+        return fitting
+    return []

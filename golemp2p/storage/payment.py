@@ -116,6 +116,7 @@ documents = sa.Table(
     sa.UniqueConstraint("id", "side"),
     # The newest note of an activity, without reading the thousands before it.
     sa.Index("ix_pay_document_last_note", "agreement_id", "side", "activity_id", "seq"),
+    sa.Index("ix_pay_document_session", "session_id", "allocation_id"),
 )
 events = sa.Table(
     "pay_event",
@@ -393,6 +394,23 @@ def last_notes(
     query = sa.select(documents).where(c.seq.in_(newest.group_by(c.activity_id)))
     found = [_stored(row).document for row in connection.execute(query)]
     return {note.activity_id: note for note in found}
+
+
+def allocations_of_session(connection: Connection, session_id: str) -> set[AllocationId]:
+    """Which have accepted a document of the session, live or not."""
+    c = documents.c
+    query = sa.select(c.allocation_id).where(c.session_id == session_id, c.allocation_id.is_not(None)).distinct()
+    return {AllocationId(i) for i in connection.execute(query).scalars()}
+
+
+def sessions_of_allocation(connection: Connection, allocation_id: AllocationId) -> set[str | None]:
+    """Whose documents it has accepted; None stands for agreements without a session."""
+    # All documents of an agreement have its session: one of them is enough.
+    of_agreement = sa.select(documents.c.session_id).where(
+        documents.c.agreement_id == charges.c.agreement_id, documents.c.side == Side.PAYER
+    )
+    query = sa.select(of_agreement.limit(1).scalar_subquery()).where(charges.c.allocation_id == allocation_id)
+    return set(connection.execute(query.distinct()).scalars())
 
 
 def received_before(connection: Connection, moment: float) -> tuple[list[StoredDocument], float | None]:

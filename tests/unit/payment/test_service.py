@@ -314,9 +314,35 @@ async def test_the_node_leaves_an_overpriced_or_uncovered_invoice_to_the_agent_w
         free = await bill(world, "0", agreement=other)
         await trio.sleep(60)
         waiting = await world.requestor.service.document(INVOICE, free)
-        assert "no live allocation has 0 left" in waiting.reason
+        assert "no live allocation of this session has 0 left" in waiting.reason
         await allocate(world)  # now something covers it
         await reaches(world.provider, INVOICE, free, DocumentState.SETTLED)
+
+
+async def test_the_node_never_answers_with_the_budget_of_another_session(autojump_clock: object) -> None:
+    async with open_world() as world:
+        service = world.requestor.service
+        mine, other = await allocate(world), await allocate(world)
+        first = await bill(world, "0")
+        await trio.sleep(100)
+        waiting = await service.document(INVOICE, first)
+        assert "no live allocation of this session" in waiting.reason, "which of the two it was is not known"
+        ag2 = world.add_agreement("ag2")
+        world.requestor.agreements.known[ag2] = replace(world.requestor.agreements.known[ag2], session_id="session-2")
+        await accept(world, INVOICE, await bill(world, "1", agreement=ag2), "1", other)
+        await accept(world, INVOICE, await bill(world, "2", agreement=world.add_agreement("ag3")), "2", mine)
+        await reaches(world.provider, INVOICE, first, DocumentState.SETTLED)
+        assert (await service.document(INVOICE, first)).allocation_id == mine
+        await service.allocations.release(mine)
+        late = await bill(world, "0", agreement=world.add_agreement("ag4"))
+        await trio.sleep(100)
+        assert (await service.document(INVOICE, late)).state is DocumentState.RECEIVED
+        ag5 = world.add_agreement("ag5")
+        world.requestor.agreements.known[ag5] = replace(world.requestor.agreements.known[ag5], session_id="session-3")
+        foreign = await bill(world, "0", agreement=ag5)
+        await trio.sleep(100)
+        assert (await service.document(INVOICE, foreign)).state is DocumentState.RECEIVED
+        assert (await service.allocations.get(other)).spent == glm("1")
 
 
 async def test_without_the_policy_nothing_is_accepted_by_the_node(autojump_clock: object) -> None:

@@ -148,6 +148,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_pay_document_last_note", "pay_document", ["agreement_id", "side", "activity_id", "seq"], unique=False
     )
+    op.create_index("ix_pay_document_session", "pay_document", ["session_id", "allocation_id"], unique=False)
     op.create_index(op.f("ix_pay_document_state"), "pay_document", ["state"], unique=False)
     op.create_table(
         "pay_event",
