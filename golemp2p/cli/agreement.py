@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from golemp2p import limits
 from golemp2p.cli.common import (
     ApiUrl,
     AppKeyOption,
@@ -19,6 +23,7 @@ from golemp2p.cli.common import (
     table,
     with_client,
 )
+from golemp2p.errors import NotFoundError, UsageError
 
 app = typer.Typer(help="Agreements of this node.", no_args_is_help=True)
 
@@ -40,20 +45,30 @@ def list_agreements(
         table(("agreement", "we are", "state", "made"), rows)
 
 
-@app.command(epilog="Example: golemp2p agreement show ID --verify")
+@app.command(epilog="Example: golemp2p agreement show ID --verify --save contract.json")
 def show(
     agreement: Annotated[str, typer.Argument(help="Id of the agreement.")],
     verify: Annotated[
         bool, typer.Option("--verify", help="Check both signatures; exit code 1 if one is wrong.")
     ] = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Write all that `agreement verify` needs to this file.")
+    ] = None,
     data_dir: DataDir = None,
     api_url: ApiUrl = None,
     app_key: AppKeyOption = None,
     as_json: AsJson = False,
 ) -> None:
     """One agreement. --verify recomputes both EIP-712 signatures here, from the signed bytes alone."""
+    from golemp2p.cli.document import check_document
+
     found = with_client(data_dir, api_url, app_key, lambda c: c.node.agreement(agreement))
-    checks = _verify(found) if verify else None
+    if save is not None:
+        try:
+            save.write_text(json.dumps(found, indent=2) + "\n")
+        except OSError as exc:
+            raise UsageError(f"cannot write {save}: {exc.strerror}") from exc
+    checks = check_document(found) if verify else None
     if as_json:
         echo_json({**found, "verified": checks} if verify else found)
     else:
@@ -70,35 +85,63 @@ def show(
                 ("end", (found["endReason"] or {}).get("message", "-")),
             ]
         )
-        for side, good in (checks or {}).items():
-            echo(f"{side}'s signature: {'valid' if good else 'NOT VALID'}")
-    if checks is not None and not all(checks.values()):
-        say("a signature is missing or wrong")
+        if checks is not None:
+            _say_checks(checks)
+    if checks is not None:
+        _conclude(checks)
+
+
+@app.command(epilog="Example: golemp2p agreement verify contract.json")
+def verify(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="What `agreement show --save` wrote; - for stdin.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check both signatures of a saved agreement, without a node and without a network; exit code 1 if one is wrong.
+
+    The signatures cover the terms, the parties, the id, the times, the network's name and the chain; not the state.
+    """
+    from golemp2p.cli.document import check_document, read_document
+
+    found = read_document(_read(file))
+    checks = check_document(found)
+    if as_json:
+        echo_json({"agreementId": found["agreement"].get("agreementId"), "verified": checks})
+    else:
+        facts(
+            [
+                ("agreement", found["agreement"].get("agreementId", "-")),
+                ("requestor", found.get("requestor", "-")),
+                ("provider", found.get("provider", "-")),
+                ("signed for", f"network {found.get('network', '-')}, chain {found.get('chainId', '-')}"),
+            ]
+        )
+        _say_checks(checks)
+    _conclude(checks)
+
+
+def _read(file: str) -> str:
+    try:
+        with sys.stdin.buffer if file == "-" else Path(file).open("rb") as data:
+            raw = data.read(limits.MAX_AGREEMENT_FILE_BYTES + 1)
+    except FileNotFoundError as exc:
+        raise NotFoundError(f"there is no file {file}") from exc
+    except OSError as exc:
+        raise UsageError(f"cannot read {file}: {exc.strerror}") from exc
+    if len(raw) > limits.MAX_AGREEMENT_FILE_BYTES:
+        raise UsageError(f"{file} is too large for an agreement", hint=f"at most {limits.MAX_AGREEMENT_FILE_BYTES}")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"{file} is not an agreement: it is no UTF-8") from exc
+
+
+def _say_checks(checks: dict[str, bool]) -> None:
+    for side in ("requestor", "provider"):
+        echo(f"{side}'s signature: {'valid' if checks[side] else 'NOT VALID'}")
+    echo(f"terms shown: {'as signed' if checks['terms'] else 'NOT AS SIGNED'}")
+
+
+def _conclude(checks: dict[str, bool]) -> None:
+    if not all(checks.values()):
+        say("this agreement is not valid: a signature is missing or wrong, or other terms are shown than were signed")
         raise typer.Exit(ExitCode.FAILED)
-
-
-def _verify(found: dict[str, object]) -> dict[str, bool]:
-    """From the document alone: who the parties are, the signed bytes, the signatures."""
-    from golemp2p.core.agreement import AGREEMENT_STRUCT
-    from golemp2p.core.eip712 import Domain, digest, keccak256
-    from golemp2p.core.peer import address_of, recover_address
-    from golemp2p.errors import RemoteProtocolError
-
-    sides = {"requestor": address_of(str(found["requestor"])), "provider": address_of(str(found["provider"]))}
-    parts = found["agreement"]
-    assert isinstance(parts, dict)
-    message: dict[str, str | bytes | int | bool | list[str]] = {
-        "id": str(parts["agreementId"]),
-        **sides,
-        "content": keccak256(str(found["content"]).encode()),
-        "createdAt": int(str(found["createdAtMs"])),
-        "validTo": int(str(found["validToMs"])),
-    }
-    signed = digest(Domain(str(found["network"]), int(str(found["chainId"]))), AGREEMENT_STRUCT, message)
-    checks = {}
-    for side, address in sides.items():
-        try:
-            checks[side] = recover_address(signed, bytes.fromhex(str(found[f"{side}Signature"]))) == address
-        except RemoteProtocolError:
-            checks[side] = False
-    return checks

@@ -142,6 +142,21 @@ async def test_a_destroyed_activity_and_an_unknown_one_say_so(net: Net) -> None:
             await client.activity.execute(UNKNOWN[:32], deploy_and_run())
 
 
+async def test_a_saved_agreement_is_checked_without_a_node(net: Net, tmp_path: Path) -> None:
+    saved = tmp_path / "contract.json"
+    async with net.requestor.client() as client, deal(client, HELLO) as made:
+        shown = net.requestor.command("agreement", "show", made.agreement, "--verify", "--save", str(saved))
+    assert shown.returncode == 0, shown.stderr
+    nowhere = {"GOLEMP2P_DATA_DIR": str(tmp_path / "nothing")}
+    assert golemp2p("agreement", "verify", str(saved), **nowhere).returncode == 0
+    saved.write_text(saved.read_text().replace("golem.inf.mem.gib", "golem.inf.mem.gig", 1))
+    changed = golemp2p("agreement", "verify", str(saved), **nowhere)
+    assert changed.returncode == 1
+    assert "NOT" in changed.stdout
+    assert "Traceback" not in changed.stderr
+    assert golemp2p("agreement", "verify", str(tmp_path / "absent")).returncode == 3
+
+
 def test_a_second_node_on_one_data_directory_is_refused(net: Net) -> None:
     done = golemp2p("run", "--data-dir", str(net.requestor.data_dir), "--rest", "127.0.0.1:0")
     assert done.returncode == 5
