@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
+import psutil
 import trio
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from golemp2p.core.ids import PeerId
 from golemp2p.core.peer import public_key_of
-from golemp2p.errors import NetworkError, UsageError
+from golemp2p.errors import NetworkError, RemoteProtocolError, UsageError
 
 EXAMPLE = "like /ip4/192.0.2.7/tcp/4001/p2p/16Uiu2HA…"
 
@@ -48,6 +50,36 @@ async def dial_addresses(text: str) -> tuple[PeerId, list[Multiaddr]]:
         return peer, [Multiaddr(f"/{kind}/{host}/tcp/{port}") for kind, host in hosts]
     except ValueError as exc:
         raise UsageError(f"{text!r} is not an address of a peer: {exc}", hint=EXAMPLE) from exc
+
+
+def check_bootstrap(texts: tuple[str, ...]) -> None:
+    """Raises UsageError for text that can never be dialled; whether somebody answers is seen later."""
+    for text in texts:
+        try:
+            _, kind, host, port = parse_dial(text)
+            if kind in ("ip4", "ip6"):
+                Multiaddr(f"/{kind}/{host}/tcp/{port}")
+        except (RemoteProtocolError, UsageError, ValueError) as exc:
+            raise UsageError(f"bootstrap address {text!r} is no address of a peer: {exc}", hint=EXAMPLE) from exc
+
+
+def dialable(addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
+    """What to tell others: a wildcard stands for the addresses of all interfaces; loopback comes last."""
+    found: dict[str, Multiaddr] = {}
+    for address in addresses:
+        _, kind, host, *rest = str(address).split("/")
+        hosts = _interface_hosts(kind) if host in ("0.0.0.0", "::") else [host]  # noqa: S104 - compared, not bound
+        for one in hosts:
+            text = "/".join(["", kind, one, *rest])
+            found[text] = Multiaddr(text)
+    return sorted(found.values(), key=lambda a: str(a).split("/")[2] in ("127.0.0.1", "::1"))
+
+
+def _interface_hosts(kind: str) -> list[str]:
+    """Addresses of this machine's interfaces, without those that need a zone (fe80::1%eth0)."""
+    family = socket.AF_INET6 if kind == "ip6" else socket.AF_INET
+    hosts = [item.address for items in psutil.net_if_addrs().values() for item in items if item.family == family]
+    return [host for host in hosts if "%" not in host and not host.startswith("fe80:")]
 
 
 def libp2p_id(peer: PeerId) -> ID:

@@ -35,7 +35,7 @@ from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
-from golemp2p.net.libp2p.addresses import dial_addresses, libp2p_id, listen_addresses
+from golemp2p.net.libp2p.addresses import check_bootstrap, dial_addresses, dialable, libp2p_id, listen_addresses
 from golemp2p.net.libp2p.dht import Dht, make_dht
 from golemp2p.net.libp2p.gossip import Gossip, make_pubsub
 from golemp2p.net.libp2p.inbound import InboundGuard
@@ -84,7 +84,12 @@ def make_host(key: NodeKey, config: NetConfig) -> Any:
         ),
     )
     announce = [Multiaddr(text) for text in config.announce] or None
-    host = BasicHost(network=swarm, announce_addrs=announce, disable_identify_address_discovery=True)
+    host = BasicHost(
+        network=swarm,
+        announce_addrs=announce,
+        addrs_factory=None if announce else dialable,
+        disable_identify_address_discovery=True,
+    )
     swarm.set_stream_handler(contain(host._swarm_stream_handler))
     return host
 
@@ -347,11 +352,12 @@ def _quiet() -> None:
 async def open_libp2p_network(key: NodeKey, config: NetConfig | None = None) -> AsyncIterator[Libp2pNetwork]:
     """Listen, join gossip and DHT, dial the bootstrap peers (in the background), and be a Network until the exit.
 
-    Raises UsageError for addresses that cannot be listened on, and what the body raises, not wrapped in groups.
+    Raises UsageError for addresses that cannot be listened on or dialled, and what the body raises, not in groups.
     """
     config = config or NetConfig()
     patches.apply()
     _quiet()
+    check_bootstrap(config.bootstrap)
     listen = listen_addresses(config.listen)
     host = make_host(key, config)
     failure: Exception | None = None

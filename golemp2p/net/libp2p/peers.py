@@ -31,6 +31,7 @@ class PeerKeeper:
     def __init__(self, network: Libp2pNetwork, config: NetConfig) -> None:
         self._network, self._config = network, config
         self._watches: dict[PeerId, trio.CancelScope] = {}
+        self._unreached: set[str] = set()  # bootstrap addresses that we complained about
         self._faults: Counter[PeerId] = Counter()
         self._nursery: trio.Nursery | None = None
         self._ended = trio.Event()
@@ -80,7 +81,11 @@ class PeerKeeper:
             except GolemError as exc:
                 if address in self._config.bootstrap and self._network.peer_id not in address:
                     failed.append(address)
-                    log.debug("bootstrap peer not reached", address=address, error=str(exc))
+                    level = "debug" if address in self._unreached else "warning"  # once, until it was reached again
+                    self._unreached.add(address)
+                    getattr(log, level)("bootstrap peer not reached", address=address, error=str(exc))
+            else:
+                self._unreached.discard(address)
 
         async with trio.open_nursery() as nursery:
             for address in targets:
