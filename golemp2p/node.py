@@ -56,7 +56,7 @@ from golemp2p.storage.content import ContentStore
 log = structlog.get_logger("golemp2p.node")
 
 AUTO_KEY_ENV: Final = ("GOLEMP2P_APPKEY", "YAGNA_AUTOCONF_APPKEY")
-CLI_KEY_NAME: Final = "cli"
+CLI_KEY_NAME: Final = node_api.CLI_KEY_NAME
 WITHDRAW_TIMEOUT_S: Final = 2.0
 ENDED: Final = frozenset({AgreementState.TERMINATED, AgreementState.CANCELLED, AgreementState.EXPIRED})
 

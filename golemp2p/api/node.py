@@ -24,7 +24,7 @@ from golemp2p.core.constraints import Terms, Ternary, evaluate, explain, match, 
 from golemp2p.core.ids import AgreementId
 from golemp2p.core.properties import flatten
 from golemp2p.core.records import MarketRecord, RecordKind
-from golemp2p.errors import NotFoundError, UsageError
+from golemp2p.errors import NotFoundError, PolicyError, UsageError
 from golemp2p.identity import Signer
 from golemp2p.market.service import MarketService
 from golemp2p.net.port import Network
@@ -38,6 +38,7 @@ Me = Annotated[Caller, Depends(current_caller)]
 
 # golem-js refuses to talk to a yagna older than 0.15.2; this is the version whose API we serve.
 YAGNA_VERSION: Final = "0.17.3"
+CLI_KEY_NAME: Final = "cli"  # of the commands on the node's machine: it manages the others
 MAX_OFFERS_SHOWN: Final = 1_000
 OFFERS_AT_ONCE: Final = 100
 
@@ -223,12 +224,13 @@ def _explain(demand: Terms, offer: MarketRecord) -> rest.OfferVerdict:
 
 def _key_routes(router: APIRouter, node: NodeContext) -> None:
     @router.get("/golemp2p/v1/app-keys")
-    async def all_keys(_caller: Me) -> Response:
+    async def all_keys(caller: Me) -> Response:
+        """The secrets only for the node's own commands: an agent must not learn another one's key."""
         return JSONResponse(
             [
                 {
                     "name": k.name,
-                    "key": k.key,
+                    **({"key": k.key} if caller.key_name == CLI_KEY_NAME else {}),
                     "id": node.signer.address,
                     "role": "manager",
                     "origins": [*k.cors_origins],
@@ -238,10 +240,14 @@ def _key_routes(router: APIRouter, node: NodeContext) -> None:
         )
 
     @router.post("/golemp2p/v1/app-keys", status_code=201)
-    async def create_key(body: rest.NewAppKey, _caller: Me) -> Response:
+    async def create_key(body: rest.NewAppKey, caller: Me) -> Response:
+        _require_cli(caller)
+        if "/" in body.name or body.name in (".", ".."):
+            raise UsageError(f"{body.name!r} is no name of an app-key", hint="it must fit into a path: no /")
         if any(k.name == body.name for k in node.keys.all()):
             raise UsageError(
-                f"there is an app-key {body.name!r} already", hint="choose another name, or remove it first"
+                f"there is an app-key {body.name!r} already",
+                hint=f"choose another name, or golemp2p app-key drop {body.name}",
             )
         key = AppKey(body.name, new_secret(), tuple(body.origins))
         await node.storage.run(lambda c: rows.put_app_key(c, key.name, key.key, key.cors_origins, time.time()))
@@ -249,11 +255,21 @@ def _key_routes(router: APIRouter, node: NodeContext) -> None:
         return JSONResponse({"name": key.name, "key": key.key}, status_code=201)
 
     @router.delete("/golemp2p/v1/app-keys/{name}", status_code=204)
-    async def remove_key(name: str, _caller: Me) -> Response:
+    async def remove_key(name: str, caller: Me) -> Response:
+        _require_cli(caller)
         if not node.keys.remove(name):
             raise NotFoundError(f"there is no app-key {name!r}")
         await node.storage.run(lambda c: rows.remove_app_key(c, name))
         return Response(status_code=204)
+
+
+def _require_cli(caller: Caller) -> None:
+    """Raises PolicyError."""
+    if caller.key_name != CLI_KEY_NAME:
+        raise PolicyError(
+            f"app-key {caller.key_name!r} may not make or remove app-keys",
+            hint="golemp2p app-key does it on the node's machine, without --app-key or a key in the environment",
+        )
 
 
 class _Gauges(Collector):

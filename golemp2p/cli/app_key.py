@@ -39,7 +39,7 @@ def list_keys(
     if as_json:
         echo_json(found)
     else:
-        table(("name", "key", "origins"), [(k["name"], k["key"], " ".join(k["origins"])) for k in found])
+        table(("name", "key", "origins"), [(k["name"], k.get("key", "hidden"), " ".join(k["origins"])) for k in found])
 
 
 @app.command(epilog="Example: golemp2p app-key drop my-app")
