@@ -44,7 +44,3 @@ def new_allocation_id() -> AllocationId:
 
 def new_document_id() -> DocumentId:
     return DocumentId(str(uuid.uuid4()))
-
-
-def new_nonce(n_bytes: int = 16) -> str:
-    return secrets.token_hex(n_bytes)

@@ -206,6 +206,9 @@ def verify_record(record: MarketRecord, domain: Domain, *, now: float) -> None:
     if record.kind is RecordKind.WITHDRAWAL and record.content:
         raise RemoteProtocolError(f"the withdrawal {record.id} has content")
     if recover(record.digest(domain), record.signature) != public_key_of(record.issuer):
-        raise RemoteProtocolError(f"record {record.id} is not signed by its issuer {record.issuer}")
+        raise RemoteProtocolError(
+            f"record {record.id} is not signed by its issuer {record.issuer}",
+            hint="or its node has another network name or chain id: both are part of what is signed",
+        )
     if record.kind is not RecordKind.WITHDRAWAL:
         _ = record.terms

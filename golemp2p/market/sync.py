@@ -116,7 +116,7 @@ class RecordSync:
                 except ExpiredRecordError:
                     applied.append(Applied.NOTHING)
         except RemoteProtocolError as exc:
-            log.info("gossip_refused", origin=message.origin, forwarder=message.forwarder, reason=exc.message)
+            log.info("gossip_refused", origin=message.origin, forwarder=message.forwarder, reason=str(exc))
             return Verdict.REJECT
         return Verdict.ACCEPT if any(a not in _UNCHANGED for a in applied) else Verdict.IGNORE
 
@@ -203,7 +203,7 @@ class RecordSync:
                 except ExpiredRecordError:
                     continue
                 except RemoteProtocolError as exc:  # the rest may be fine
-                    log.info("record_refused", peer=peer, record=entry.id, reason=exc.message)
+                    log.info("record_refused", peer=peer, record=entry.id, reason=str(exc))
                     refused += 1
                     if refused > limits.PULL_MAX_REFUSED:
                         raise RemoteProtocolError(f"{peer} sends records that are wrong: {exc.message}") from exc

@@ -1,4 +1,8 @@
-"""What is offered: hardware, runtime, price, payment platforms, as Golem's properties (protocols/market.md)."""
+"""What is offered: hardware, runtime, price, payment platforms, as Golem's properties (protocols/market.md).
+
+Billed are running time and CPU time (USAGE_VECTOR), as everywhere in Golem. Fuel, which a wasm runtime counts too, only
+limits a program; it is no usage counter, because agents know a price for these two.
+"""
 
 from __future__ import annotations
 

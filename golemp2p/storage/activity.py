@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
+from golemp2p import limits
 from golemp2p.core.activity import ActivityState
 from golemp2p.core.agreement import Role
 from golemp2p.core.ids import ActivityId, AgreementId, PeerId
@@ -103,7 +104,7 @@ def list_activities(
 def add_agent_event(
     connection: Connection, now: float, event: str, activity_id: ActivityId, agreement_id: AgreementId
 ) -> AgentEvent:
-    """Append; the moment is now, or just after the last one."""
+    """Append; the moment is now, or just after the last one. The oldest beyond MAX_PROVIDER_EVENTS go."""
     last = connection.execute(sa.select(sa.func.max(activity_events.c.moment))).scalar() or 0
     moment_us = max(round(now * 1e6), last + 1)
     connection.execute(
@@ -111,6 +112,10 @@ def add_agent_event(
             moment=moment_us, event=event, activity_id=activity_id, agreement_id=agreement_id
         )
     )
+    # An agent that was away for longer looks at the activities themselves.
+    old = sa.select(activity_events.c.moment).order_by(activity_events.c.moment.desc())
+    too_old = old.offset(limits.MAX_PROVIDER_EVENTS).limit(1).scalar_subquery()
+    connection.execute(activity_events.delete().where(activity_events.c.moment <= too_old))
     return AgentEvent(moment_us, event, activity_id, agreement_id)
 
 

@@ -79,12 +79,25 @@ async def test_a_string_makes_a_string_and_an_object_an_object(
     agreement_id = await agreed(pair, tmp_path)
     one = await rest.post(AT, json=agreement_id, params={"timeout": 5})
     assert isinstance(one.json(), str)
-    two = await rest.post(AT, json={"agreementId": agreement_id, "requestorPubKey": None})
+    other_id = await agreed(pair, tmp_path)
+    two = await rest.post(AT, json={"agreementId": other_id, "requestorPubKey": None})
     assert set(two.json()) == {"activityId"}
     state = (await rest.get(f"{AT}/{two.json()['activityId']}/state")).json()
     assert state == {"state": ["Initialized", None]}
     assert (await rest.get(f"{AT}/{one.json()}/agreement")).json() == agreement_id
     assert sorted((await rest.get(AT)).json()) == sorted([one.json(), two.json()["activityId"]])
+
+
+async def test_under_an_agreement_runs_one_activity_at_a_time(
+    pair: Pair, rest: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    agreement_id = await agreed(pair, tmp_path)
+    first = (await rest.post(AT, json=agreement_id, params={"timeout": 5})).json()
+    refused = await rest.post(AT, json=agreement_id, params={"timeout": 5})
+    assert refused.status_code == 409
+    assert "1 activities already" in refused.text
+    assert (await rest.delete(f"{AT}/{first}")).status_code == 200
+    assert (await rest.post(AT, json=agreement_id, params={"timeout": 5})).status_code == 200
 
 
 async def test_a_whole_life_by_polls(pair: Pair, rest: httpx.AsyncClient, tmp_path: Path) -> None:

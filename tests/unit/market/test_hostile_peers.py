@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from golemp2p import limits
 from golemp2p.core.agreement import AGREEMENT_STRUCT, AgreementState
-from golemp2p.core.eip712 import digest, keccak256
+from golemp2p.core.eip712 import Domain, digest, keccak256
 from golemp2p.core.properties import Properties
 from golemp2p.core.records import (
     MarketRecord,
@@ -24,6 +24,7 @@ from golemp2p.core.records import (
     encode_terms,
     make_record,
     new_subscription_id,
+    verify_record,
 )
 from golemp2p.errors import (
     ConflictError,
@@ -126,6 +127,12 @@ def test_an_id_of_somebody_else_cannot_be_taken_even_with_a_good_signature() -> 
     stolen = signed(thief, replace(GOOD, issuer=thief.peer_id, sequence=99))
     assert sync._validate(gossip(stolen)) is Verdict.REJECT
     assert len(book) == 0
+
+
+def test_a_record_of_another_network_says_what_may_be_wrong() -> None:
+    with pytest.raises(RemoteProtocolError) as refused:
+        verify_record(GOOD, Domain(DOMAIN.network, 1), now=NOW)
+    assert "another network name or chain id" in refused.value.hint
 
 
 def test_an_expired_record_is_nobodys_fault() -> None:
