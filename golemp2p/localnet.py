@@ -117,7 +117,7 @@ async def open_localnet(options: LocalNetOptions) -> AsyncIterator[LocalNet]:
                 nursery.start_soon(partial(_start, stack, node, provider=True))
         env = _environment(requestor, directory)
         net = LocalNet(directory, chain, requestor, providers, env, stack)
-        (directory / "localnet.json").write_text(json.dumps(_description(net), indent=2))
+        _write_private(directory / "localnet.json", json.dumps(_description(net), indent=2))  # app-keys are in it
         async with net.client() as client:
             await _wait_for_offers(client, options.providers)
         try:
@@ -177,7 +177,13 @@ def _write_config(
         },
         "log": {"format": "json"},
     }
-    node.where.config.write_text(tomli_w.dumps(config))
+    _write_private(node.where.config, tomli_w.dumps(config))
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_text(text)
 
 
 async def _start(stack: AsyncExitStack, node: LocalNode, *, provider: bool) -> None:
@@ -190,6 +196,8 @@ async def _start(stack: AsyncExitStack, node: LocalNode, *, provider: bool) -> N
     command = [sys.executable, "-m", "golemp2p.cli.main", "run", "--data-dir", str(node.where.data)]
     if provider:
         command.append("--provider")
+    node.log.touch(mode=0o600)
+    node.log.chmod(0o600)
     node.child = await stack.enter_async_context(open_child(command, env=env, log=node.log))
     with trio.move_on_after(READY_TIMEOUT_S):
         while True:  # the file appears, whole, when the node is ready
@@ -260,11 +268,3 @@ def _description(net: LocalNet) -> dict[str, Any]:
         "requestor": node(net.requestor),
         "providers": [node(p) for p in net.providers],
     }
-
-
-def tail(node: LocalNode, lines: int = 20) -> str:
-    """The end of a node's log, for error messages."""
-    try:
-        return "\n".join(node.log.read_text(errors="replace").splitlines()[-lines:])
-    except OSError:
-        return ""

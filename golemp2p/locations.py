@@ -77,10 +77,6 @@ class Locations:
         """Compiled WASM modules, keyed by content, engine version and configuration."""
         return self.cache / "modules"
 
-    @property
-    def localchain(self) -> Path:
-        return self.cache / "localchain"
-
     def all(self) -> dict[str, Path]:
         names = ("data", "cache", "config", "keystore", "database", "content", "work", "running", "app_key", "modules")
         return {name: getattr(self, name) for name in names}

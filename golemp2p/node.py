@@ -134,6 +134,14 @@ def make_runtimes(settings: Settings, locations: Locations) -> Mapping[str, Runt
 def _only_one(locations: Locations) -> Iterator[None]:
     """Two nodes on one data directory would corrupt it and sign against each other."""
     locations.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Made by hand or by a copy they may be open to all; a payment network's URL may hold a secret.
+    for path, mode in ((locations.data, 0o700), (locations.config, 0o600)):
+        try:
+            path.chmod(mode)
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            log.warning("permissions_not_set", path=str(path), error=exc.strerror)
     with locations.lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,13 +181,15 @@ def _write_private(locations: Locations, name: str, text: str) -> None:
 def bind_rest(listen: str) -> socket.socket:
     """The REST socket; port 0 is any free one. Raises UsageError."""
     host, _, port = listen.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or int(port[:6]) > 65_535:
+        raise UsageError(f"REST address {listen!r} is not HOST:PORT", hint="for example --rest 127.0.0.1:7465")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host.strip("[]"), int(port)))
+        bound.bind((host.strip("[]"), int(port[:6])))
         bound.listen(512)
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError) as exc:  # ValueError: a host name that IDNA refuses
         bound.close()
         raise UsageError(f"cannot listen on {listen}: {exc}", hint="choose another with --rest HOST:PORT") from exc
     return bound

@@ -8,6 +8,8 @@ import typer
 
 from golemp2p.cli.common import ApiUrl, AppKeyOption, AsJson, DataDir, echo, echo_json, say, table, with_client
 
+ENVIRONMENT_KEYS = ("golemp2p_appkey", "yagna_autoconf_appkey")  # node.AUTO_KEY_ENV, which costs a second to import
+
 app = typer.Typer(help="App-keys: what agents identify themselves with.", no_args_is_help=True)
 
 
@@ -52,3 +54,5 @@ def drop(
     """Remove a key; its agents are refused from now on."""
     with_client(data_dir, api_url, app_key, lambda c: c.node.remove_app_key(name))
     say(f"app-key {name} is gone")
+    if name in ENVIRONMENT_KEYS:
+        say(f"  it came from the node's environment and is back after a restart: unset {name.upper()} there")

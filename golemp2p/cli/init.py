@@ -101,6 +101,7 @@ def add_to(app: typer.Typer) -> None:
             password = read_password(password_file, where, new=True)
         create_keystore(where.keystore, key, password, light=light_kdf)
         if not where.config.exists():
+            where.config.touch(mode=0o600)  # a payment network's URL may hold a secret
             where.config.write_text(CONFIG)
         if as_json:
             echo_json({"address": key.address, "peer_id": key.peer_id, "key": where.keystore, "config": where.config})

@@ -9,6 +9,7 @@ import typer
 
 from golemp2p.cli.common import AsJson, DataDir, ExitCode, echo, echo_json, facts, first_error, locations_of, run_async
 from golemp2p.cli.init import PasswordFile, read_password
+from golemp2p.errors import PolicyError
 
 if TYPE_CHECKING:
     from golemp2p.config import Settings
@@ -54,6 +55,11 @@ def add_to(app: typer.Typer) -> None:
                 "rest": {"listen": rest} if rest else {},
             }
             settings = load_settings(where.config, overrides)
+            if provider and not settings.payment.networks:
+                raise PolicyError(
+                    "a provider without a payment network could never be paid",
+                    hint=f"fill in [[payment.networks]] in {where.config}",
+                )
             import golemp2p.net.libp2p.host
             import golemp2p.node  # noqa: F401 - only to have it loaded
 

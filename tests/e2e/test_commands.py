@@ -147,10 +147,10 @@ async def test_a_saved_agreement_is_checked_without_a_node(net: Net, tmp_path: P
     async with net.requestor.client() as client, deal(client, HELLO) as made:
         shown = net.requestor.command("agreement", "show", made.agreement, "--verify", "--save", str(saved))
     assert shown.returncode == 0, shown.stderr
-    nowhere = {"GOLEMP2P_DATA_DIR": str(tmp_path / "nothing")}
-    assert golemp2p("agreement", "verify", str(saved), **nowhere).returncode == 0
+    nowhere = str(tmp_path / "nothing")
+    assert golemp2p("agreement", "verify", str(saved), GOLEMP2P_DATA_DIR=nowhere).returncode == 0
     saved.write_text(saved.read_text().replace("golem.inf.mem.gib", "golem.inf.mem.gig", 1))
-    changed = golemp2p("agreement", "verify", str(saved), **nowhere)
+    changed = golemp2p("agreement", "verify", str(saved), GOLEMP2P_DATA_DIR=nowhere)
     assert changed.returncode == 1
     assert "NOT" in changed.stdout
     assert "Traceback" not in changed.stderr
@@ -162,6 +162,15 @@ def test_a_second_node_on_one_data_directory_is_refused(net: Net) -> None:
     assert done.returncode == 5
     assert "another node is running" in done.stderr
     assert net.requestor.command("status").returncode == 0
+
+
+def test_a_provider_that_could_not_be_paid_is_refused_with_the_setting(tmp_path: Path) -> None:
+    node = str(tmp_path / "node")
+    assert golemp2p("init", "--data-dir", node, "--light-kdf", "--auto-unlock").returncode == 0
+    done = golemp2p("run", "--data-dir", node, "--provider", "--rest", "127.0.0.1:0")
+    assert done.returncode == 5
+    assert "[[payment.networks]]" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_wrong_password_is_said_plainly(tmp_path: Path) -> None:
