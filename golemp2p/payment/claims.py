@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import NoReturn
 
 import structlog
@@ -14,7 +16,14 @@ from golemp2p.core.ids import PeerId
 from golemp2p.core.money import format_amount
 from golemp2p.core.payment import MinedTransfers, PaymentNotice, Side, judge_claim
 from golemp2p.core.peer import address_of, recover_address
-from golemp2p.errors import ConflictError, GolemError, NotFoundError, PolicyError, RemoteProtocolError
+from golemp2p.errors import (
+    ConflictError,
+    GolemError,
+    NotFoundError,
+    PolicyError,
+    RemoteError,
+    RemoteProtocolError,
+)
 from golemp2p.payment import books
 from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.ports import Context
@@ -28,9 +37,11 @@ log = structlog.get_logger(__name__)
 class Claims:
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._looks: dict[str, int] = {}  # of each open notice, by id
 
     async def receive(self, peer: PeerId, notice: PaymentNotice, signature: bytes) -> None:
-        """Store a notice for checking. Idempotent by its id. Raises PolicyError, RemoteProtocolError, NotFoundError."""
+        """Store a notice for checking. Idempotent by its id. Raises PolicyError, RemoteProtocolError, NotFoundError,
+        and RemoteError "busy" while too many of the peer's are open."""
         context = self._context
         if recover_address(notice.digest(context.domain), signature) != address_of(peer):
             raise RemoteProtocolError("the payment notice's signature is not its sender's")
@@ -51,6 +62,10 @@ class Claims:
                     raise PolicyError(f"agreement {agreement_id} is not between us")
                 if (parties.payer, parties.payee, parties.platform) != (notice.payer, notice.payee, notice.platform):
                     raise RemoteProtocolError("the payment notice's platform, payer or payee is not the agreed one")
+            if repo.count_claimed(connection, peer) >= limits.MAX_OPEN_NOTICES:
+                raise RemoteError(
+                    f"{limits.MAX_OPEN_NOTICES} of your payment notices wait for the chain already", code="busy"
+                )
             stored = StoredPayment(notice, Side.PAYEE, peer, signature, repo.CLAIMED, "", context.clock())
             repo.insert_payment(connection, stored)
 
@@ -64,21 +79,28 @@ class Claims:
         while True:
             news = context.claims.next()
             waiting = await context.storage.run(lambda c: repo.find_payments(c, side=Side.PAYEE, state=repo.CLAIMED))
+            self._looks = {p.notice.id: self._looks.get(p.notice.id, 0) for p in waiting}
             by_platform: dict[str, list[StoredPayment]] = defaultdict(list)
             for stored in waiting:
                 by_platform[stored.notice.platform].append(stored)
+            moved: list[str] = []
             async with trio.open_nursery() as nursery:  # a dead network holds up its own payments only
                 for platform, group in by_platform.items():
-                    nursery.start_soon(self._check_all, platform, group)
+                    nursery.start_soon(self._check_all, platform, round_robin(group, self._looks), moved)
+            if moved:
+                pause_s = limits.CLAIM_RETRY_S  # there may be more where these came from
             with trio.move_on_after(pause_s if waiting else float("inf")):
                 await news.wait()
             pause_s = limits.CLAIM_RETRY_S if news.is_set() else min(limits.CLAIM_RETRY_MAX_S, 2 * pause_s)
 
-    async def _check_all(self, platform: str, group: list[StoredPayment]) -> None:
+    async def _check_all(self, platform: str, group: list[StoredPayment], moved: list[str]) -> None:
+        """``moved`` gets the ids of those that are decided now."""
         try:
             driver = self._context.driver(platform)
             for stored in group:
-                await self.check(driver, stored)
+                self._looks[stored.notice.id] += 1
+                if await self.check(driver, stored) != repo.CLAIMED:
+                    moved.append(stored.notice.id)
         except GolemError as exc:
             log.warning("payment_check_failed", platform=platform, error=str(exc))
 
@@ -123,3 +145,13 @@ class Claims:
     def _refuse(self, connection: Connection, notice: PaymentNotice, reason: str) -> None:
         log.warning("payment_refused", payer=notice.payer, transaction=notice.transaction, reason=reason)
         repo.mark_payment(connection, notice.id, Side.PAYEE, state=repo.REFUSED, reason=reason)
+
+
+def round_robin(waiting: Sequence[StoredPayment], looks: Mapping[str, int]) -> list[StoredPayment]:
+    """One of each peer, then the second of each, up to ``NOTICES_PER_LOOK``; those seldom looked at come first."""
+    by_peer: dict[PeerId, list[StoredPayment]] = defaultdict(list)
+    for stored in sorted(waiting, key=lambda p: looks.get(p.notice.id, 0)):
+        if len(by_peer[stored.peer]) < limits.NOTICES_PER_LOOK:
+            by_peer[stored.peer].append(stored)
+    rounds = zip_longest(*by_peer.values())
+    return [stored for one_round in rounds for stored in one_round if stored is not None]

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from sqlalchemy.engine import Connection
 
+from golemp2p import limits
 from golemp2p.core.agreement import Agreement, AgreementState, Role
 from golemp2p.core.ids import ActivityId, Address, AgreementId, AllocationId, DocumentId, PeerId, new_document_id
 from golemp2p.core.money import Amount, format_amount
@@ -22,7 +23,8 @@ from golemp2p.core.payment import (
     Side,
 )
 from golemp2p.core.peer import address_of, recover_address
-from golemp2p.errors import ConflictError, PolicyError, RemoteProtocolError, UsageError
+from golemp2p.errors import ConflictError, PolicyError, RemoteError, RemoteProtocolError, UsageError
+from golemp2p.net.ratelimit import RateLimit
 from golemp2p.payment import books
 from golemp2p.payment.messages import document_message
 from golemp2p.payment.outbox import post
@@ -70,6 +72,7 @@ def terms_of(agreement: Agreement, platform: str | None = None) -> tuple[str, Ad
 class Documents:
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._note_rate = RateLimit(limits.DEBIT_NOTES_PER_S, limits.DEBIT_NOTES_BURST)
 
     # --- the payee ------------------------------------------------------------------------------------------------
 
@@ -214,7 +217,8 @@ class Documents:
     # --- the payer ------------------------------------------------------------------------------------------------
 
     async def receive(self, peer: PeerId, document: Document, signature: bytes) -> None:
-        """From the provider's node. Raises what it is answered: RemoteProtocolError, PolicyError, ConflictError."""
+        """From the provider's node. Raises what it is answered: RemoteProtocolError, PolicyError, ConflictError, and
+        RemoteError "busy" for debit notes that come too fast."""
         context = self._context
         agreement = await context.agreements.agreement(document.agreement_id)
         noun = document.kind.noun
@@ -242,12 +246,27 @@ class Documents:
                 if known[0].document != document:
                     raise ConflictError(f"{noun} {document.id} was received before, with other contents")
                 return
+            if document.kind is DocumentKind.DEBIT_NOTE:
+                self._check_flood(connection, document)
             _check_sequence(connection, document, Side.PAYER)
             repo.insert_document(connection, stored)
             repo.add_event(connection, stored, "Received", now=stored.stored_at)
 
         await context.storage.run(store)
         context.events.tell()
+
+    def _check_flood(self, connection: Connection, note: Document) -> None:
+        if repo.count_notes(connection, note.agreement_id, Side.PAYER) >= limits.MAX_DEBIT_NOTES:
+            raise PolicyError(
+                f"agreement {note.agreement_id} has {limits.MAX_DEBIT_NOTES} debit notes, no more are taken",
+                hint="send the invoice",
+            )
+        if not self._note_rate.allow(note.agreement_id, self._context.clock()):
+            raise RemoteError(
+                f"debit notes of agreement {note.agreement_id} come too fast",
+                code="busy",
+                hint=f"{limits.DEBIT_NOTES_PER_S:g} a second are taken",
+            )
 
     async def accept(
         self, kind: DocumentKind, document_id: str, *, amount: Amount, allocation_id: AllocationId

@@ -396,6 +396,12 @@ def last_notes(
     return {note.activity_id: note for note in found}
 
 
+def count_notes(connection: Connection, agreement_id: AgreementId, side: Side) -> int:
+    """Debit notes of an agreement, whatever became of them."""
+    query = sa.select(sa.func.count()).where(_of(documents, agreement_id, side), documents.c.activity_id.is_not(None))
+    return connection.execute(query).scalar_one()
+
+
 def allocations_of_session(connection: Connection, session_id: str) -> set[AllocationId]:
     """Which have accepted a document of the session, live or not."""
     c = documents.c

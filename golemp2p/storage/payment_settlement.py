@@ -336,6 +336,13 @@ def find_payments(
     ]
 
 
+def count_claimed(connection: Connection, peer: PeerId) -> int:
+    """Payment notices of ``peer`` that the chain has not borne out yet."""
+    c = payments.c
+    query = sa.select(sa.func.count()).where(c.state == CLAIMED, c.side == Side.PAYEE, c.peer == peer)
+    return connection.execute(query).scalar_one()
+
+
 def used_log_indices(connection: Connection, chain_id: int, transaction: str) -> set[int]:
     query = sa.select(incoming.c.log_index).where(
         incoming.c.chain_id == chain_id, incoming.c.transaction == transaction
