@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import msgpack
 import structlog
@@ -12,13 +12,17 @@ from sqlalchemy.engine import Connection
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
-from golemp2p.errors import GolemError, PolicyError, RemoteError, RemoteProtocolError, UsageError
+from golemp2p.errors import GolemError, LocalProtocolError, PolicyError, RemoteError, RemoteProtocolError, UsageError
 from golemp2p.payment.ports import Context, Rpc
 from golemp2p.storage import payment as repo
 from golemp2p.storage.payment import OutboxMessage
 from golemp2p.wire.p2p.payment import PROTOCOL, Message
 
 log = structlog.get_logger(__name__)
+
+
+# Families that the RPC does not bring back as themselves; a peer's state machine says the second.
+_REFUSALS: Final = frozenset({RemoteProtocolError.code, LocalProtocolError.code})
 
 
 def post(connection: Connection, peer: PeerId, method: str, message: Message, *, now: float) -> None:
@@ -114,5 +118,5 @@ class Outbox:
 def _is_refusal(error: GolemError) -> bool:
     """Whether the peer heard the message and does not agree. A busy or troubled one did not judge it."""
     if isinstance(error, RemoteError):
-        return error.code == RemoteProtocolError.code
+        return error.code in _REFUSALS
     return isinstance(error, UsageError | PolicyError | RemoteProtocolError)
