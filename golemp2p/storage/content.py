@@ -96,7 +96,7 @@ class ContentStore:
     """``quota_bytes`` bounds complete files and partial ones together."""
 
     def __init__(self, root: Path, *, quota_bytes: int = limits.CONTENT_QUOTA_BYTES) -> None:
-        self._root, self._quota_bytes = root, quota_bytes
+        self._quota_bytes = quota_bytes
         self._files, self._aliases = root / "files", root / "alias"
         self._partial, self._slots = root / "partial", root / "slots"
         for folder in (self._files, self._aliases, self._partial, self._slots):

@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-import trio
 
 from golemp2p.errors import ConflictError, NetworkError, NotFoundError, PolicyError, RemoteError, RemoteProtocolError
-from golemp2p.net.data import PROTOCOL, DataService, encode_header
+from golemp2p.net.data import PROTOCOL, DataService, _Wire, encode_header
 from golemp2p.net.port import ByteStream, Network
 from golemp2p.storage.content import ContentStore
 from tests.integration.net.conftest import until
@@ -107,21 +106,22 @@ async def test_a_wrong_file_is_an_error_with_both_hashes_and_is_deleted(world: W
     assert world.store.used_bytes() == 0
 
 
-async def test_a_broken_transfer_goes_on_where_it_broke(world: World) -> None:
+async def test_a_broken_transfer_goes_on_where_it_broke(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     content = await world.their_store.add_file(world.file)
     offsets: list[int] = []
     serve = world.their_data._give
 
-    async def cut_once(wire: object, alg: str, digest: str, offset: int) -> None:
+    async def cut_once(wire: _Wire, alg: str, digest: str, offset: int) -> None:
         offsets.append(offset)
         if len(offsets) == 1:
-            await wire.send(encode_header(["ok", SIZE]) + world.bytes[: SIZE // 2])  # type: ignore[attr-defined]
-            await trio.sleep(0.3)  # until the bytes are read; a reset may overtake them
-            await wire.stream.reset()  # type: ignore[attr-defined]
+            await wire.send(encode_header(["ok", SIZE]) + world.bytes[: SIZE // 2])
+            # A reset may overtake the bytes.
+            await until("the bytes are there", lambda: world.store.used_bytes() > SIZE // 3)
+            await wire.stream.reset()
         else:
-            await serve(wire, alg, digest, offset)  # type: ignore[arg-type]
+            await serve(wire, alg, digest, offset)
 
-    world.their_data._give = cut_once  # type: ignore[method-assign] # a fault in the middle
+    monkeypatch.setattr(world.their_data, "_give", cut_once)  # a fault in the middle
     fetched = await world.data.fetch(world.there.peer_id, "sha256", content.sha256, max_bytes=SIZE, timeout_s=20)
     assert fetched.path.read_bytes() == world.bytes
     assert offsets[0] == 0

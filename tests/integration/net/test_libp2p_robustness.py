@@ -138,12 +138,13 @@ async def test_a_frozen_peer_is_noticed_by_the_keepalive_and_comes_back() -> Non
 
 async def test_bootstrap_waits_for_a_peer_that_starts_later() -> None:
     key = NodeKey.generate()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    port = listener.socket.getsockname()[1]
     address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{key.peer_id}"
     async with client(NetConfig(bootstrap=(address,))) as (network, _):
-        await trio.sleep(0.5)
+        with trio.fail_after(10):
+            await (await listener.accept()).aclose()  # the first attempt fails
+        await listener.aclose()
         async with open_libp2p_network(key, NetConfig(listen=(f"/ip4/127.0.0.1/tcp/{port}",))):
             await until("the bootstrap peer is found", lambda: network.statistics().connections == 1, 5)
 
