@@ -160,6 +160,8 @@ async def _load_keys(storage: Storage, locations: Locations) -> tuple[AppKeys, s
         if secret := os.environ.get(variable):
             if len(secret) < 8:
                 raise UsageError(f"{variable} is shorter than 8 characters")
+            if any(key.key == secret for key in keys.all()):
+                continue  # known under another name, which keeps its rights
             keys.put(AppKey(variable.lower(), secret))
     cli = next((key.key for key in keys.all() if key.name == CLI_KEY_NAME), None)
     if cli is None:
