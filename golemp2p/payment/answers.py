@@ -123,6 +123,7 @@ def _allocations_for(connection: Connection, stored: StoredDocument, *, now: flo
     of_agreement = {charge.allocation for charge in repo.get_charges(connection, document.agreement_id)}
     mine = of_agreement
     if stored.session_id is not None:
+        mine = mine | {a.id for a in fitting if a.id == stored.session_id}  # our SDK names its session so
         mine = mine | repo.allocations_of_session(connection, stored.session_id)
     if mine:
         return sorted((a for a in fitting if a.id in mine), key=lambda a: (a.id not in of_agreement, a.created_at))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
@@ -92,7 +91,7 @@ class Golem:
         self._payment_network = payment_network or environment or ""
         self._name = name
         self._invoice_timeout_s = invoice_timeout_s
-        self._session_id = secrets.token_hex(16)
+        self._session_id = ""  # the allocation's id: the node then knows what budget our agreements have
         self._stack = AsyncExitStack()
         self._jobs: list[Job[object, object]] = []
         self._avoided: set[str] = set()
@@ -125,7 +124,7 @@ class Golem:
             allocation = await self._client.payment.create_allocation(amount, platform=account.platform)
         except UsageError as exc:
             raise BudgetError(f"a budget of {amount} GLM cannot be made: {exc.message}", hint=exc.hint) from exc
-        self._allocation = allocation.allocation_id
+        self._allocation = self._session_id = allocation.allocation_id
         self._stack.push_async_callback(self._release)
         self._decoration = await self._client.payment.decorate_demand(self._allocation)
         self._payments = Payments(

@@ -143,7 +143,7 @@ async def negotiate(
                         await client.market.counter("demands", subscription, proposal.proposal_id, chosen, constraints)
                     continue
                 agreement = await client.market.create_agreement(proposal.proposal_id, valid_to=time.time() + 60)
-                await client.market.confirm(agreement)
+                await client.market.confirm(agreement, session_id=allocation.allocation_id)
                 try:
                     await client.market.wait_approved(agreement, timeout_s=10.0)
                 except GolemError:  # another agreement took its capacity: the next one

@@ -345,6 +345,20 @@ async def test_the_node_never_answers_with_the_budget_of_another_session(autojum
         assert (await service.allocations.get(other)).spent == glm("1")
 
 
+async def test_an_agreement_whose_session_names_its_allocation_is_answered_from_that_one(
+    autojump_clock: object,
+) -> None:
+    async with open_world() as world:
+        mine, other = await allocate(world), await allocate(world)
+        agreement = world.add_agreement("ag2")
+        known = world.requestor.agreements.known
+        known[agreement] = replace(known[agreement], session_id=mine)
+        invoice = await bill(world, "0", agreement=agreement)
+        await reaches(world.provider, INVOICE, invoice, DocumentState.SETTLED)
+        assert (await world.requestor.service.document(INVOICE, invoice)).allocation_id == mine
+        assert (await world.requestor.service.allocations.get(other)).spent == 0
+
+
 async def test_without_the_policy_nothing_is_accepted_by_the_node(autojump_clock: object) -> None:
     async with open_world(settings=PaymentSettings(auto_accept_after_s=None)) as world:
         await allocate(world)
