@@ -345,7 +345,7 @@ async def test_the_node_never_answers_with_the_budget_of_another_session(autojum
         assert (await service.allocations.get(other)).spent == glm("1")
 
 
-async def test_an_agreement_whose_session_names_its_allocation_is_answered_from_that_one(
+async def test_an_agreement_whose_session_names_its_allocation_is_paid_from_it(
     autojump_clock: object,
 ) -> None:
     async with open_world() as world:
