@@ -210,7 +210,7 @@ class ProviderActivities:
         self._live[activity_id] = supervisor
         try:
             await self._nursery.start(supervisor.run)
-        except BaseException:
+        except BaseException:  # cancellation above all: nobody would know of the activity, so it must not live on
             supervisor.end("creation was interrupted")
             raise
         log.info("activity_created", activity_id=activity_id, agreement_id=agreement_id, peer=peer)
