@@ -118,6 +118,8 @@ COMPILE_CPU_S: Final = 180
 COMPILE_MEMORY_BYTES: Final = 3_072 * MIB  # CPython, 25 MiB of wasm, takes about 350 MiB
 MAX_COMPILED_BYTES: Final = 1024 * MIB
 MODULE_CACHE_BYTES: Final = 4_096 * MIB
+PROBE_TIMEOUT_S: Final = 60.0  # trying a runtime out; a TCG boot takes 2 s
+MAX_TREE_FILES: Final = 100_000  # in one directory transfer
 
 # --- payment ----------------------------------------------------------------------------------------------------------
 CHAIN_CALL_TIMEOUT_S: Final = 10.0

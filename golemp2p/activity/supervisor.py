@@ -244,7 +244,7 @@ class Supervisor:
                     return status.code or RETURN_CODE_FAILED, failure_message(status.code, status.message)
             case Transfer():
                 async with _reporting(batch, command.progress_s, f"{command.source} -> {command.target}") as report:
-                    await self._transfers.transfer(command, self._deployed().volumes, report)
+                    await self._transfers.transfer(command, self._deployed().files, report)
             case Terminate():
                 self._stop_others(batch)
                 await self._drop_instance()

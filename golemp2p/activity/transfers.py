@@ -7,9 +7,8 @@ requestor's address, for nobody else serves this activity. What the local conten
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,11 +17,11 @@ import trio
 
 from golemp2p import limits
 from golemp2p.activity.ports import ContentPort, ContentStorePort, DataPort
-from golemp2p.activity.volumes import open_file, put_file
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.exescript import Transfer
 from golemp2p.core.ids import PeerId
 from golemp2p.errors import PolicyError, UsageError
+from golemp2p.runtimes.base import GuestFiles
 
 OnProgress = Callable[[int, int], None]
 
@@ -92,43 +91,25 @@ class Transfers:
                 raise UsageError(f"the package's {package.alg} is {actual}, the agreement says {package.digest}")
         return found
 
-    async def transfer(
-        self, command: Transfer, volumes: Mapping[str, Path], on_progress: OnProgress | None = None
-    ) -> None:
+    async def transfer(self, command: Transfer, files: GuestFiles, on_progress: OnProgress | None = None) -> None:
         """Obey a ``transfer``. Raises errors that say what was wrong with it."""
         if command.format is not None:
             raise UsageError(f"transfer of directories (format {command.format[:20]!r}) is not supported yet")
         inward, outward = _container(command.source), _container(command.target)
         if inward is not None and outward is not None:
-            await self._copy(volumes, inward, outward)
+            async with files.reading(inward, max_bytes=self._max_bytes) as path:
+                await files.put(outward, path)
         elif outward is not None:
             content = await self._fetch(self._digest_of(command.source), on_progress)
-            await trio.to_thread.run_sync(put_file, volumes, outward, content.path)
+            await files.put(outward, content.path)
         elif inward is not None:
-            await self._push(volumes, inward, self._slot_of(command.target), on_progress)
+            slot = self._slot_of(command.target)
+            async with files.reading(inward, max_bytes=self._max_bytes) as path:
+                await self._data.push(
+                    self._agreement.requestor, slot, path, timeout_s=limits.TRANSFER_TIMEOUT_S, on_progress=on_progress
+                )
         else:
             raise UsageError("transfer: one of from and to must be container:/path")
-
-    async def _copy(self, volumes: Mapping[str, Path], source: str, target: str) -> None:
-        descriptor = await trio.to_thread.run_sync(open_file, volumes, source)
-        try:
-            await trio.to_thread.run_sync(put_file, volumes, target, Path(f"/proc/self/fd/{descriptor}"))
-        finally:
-            os.close(descriptor)
-
-    async def _push(self, volumes: Mapping[str, Path], source: str, slot: str, on_progress: OnProgress | None) -> None:
-        descriptor = await trio.to_thread.run_sync(open_file, volumes, source)
-        try:
-            size_bytes = os.fstat(descriptor).st_size
-            if size_bytes > self._max_bytes:
-                raise UsageError(f"{source!r} has {size_bytes} bytes", hint=f"at most {self._max_bytes}")
-            # By descriptor: the payload may rename things under our hands.
-            path = Path(f"/proc/self/fd/{descriptor}")
-            await self._data.push(
-                self._agreement.requestor, slot, path, timeout_s=limits.TRANSFER_TIMEOUT_S, on_progress=on_progress
-            )
-        finally:
-            os.close(descriptor)
 
     async def _fetch(self, digest: str, on_progress: OnProgress | None) -> ContentPort:
         key = self._agreement.requestor, digest

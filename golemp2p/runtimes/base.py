@@ -1,17 +1,20 @@
-"""The runtime port: what the supervisor (activity.provider) needs of anything that can run a payload.
+"""The runtime port: what the supervisor (activity.supervisor) needs of anything that can run a payload.
 
 Life of an instance: ``Runtime.deploy`` -> ``start`` -> ``run`` any number of times -> ``terminate``. The supervisor
-calls one ``run`` at a time, moves files in and out through ``volumes``, and calls ``terminate`` in every case,
-shielded, at the end. Cancelling ``run`` kills the process it started before it returns.
+calls one ``run`` at a time, moves files in and out through ``files``, watches ``lost``, and calls ``terminate`` in
+every case, shielded, at the end. Cancelling ``run`` kills the process it started before it returns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
+
+import trio
 
 from golemp2p.errors import GolemError
 
@@ -43,6 +46,8 @@ class Limits:
     wall_s: float | None = None  # per run
     fuel: int | None = None  # per run
     storage_bytes: int | None = None
+    cpus: float | None = None  # how many cores' worth of time it gets
+    processes: int | None = None  # processes and threads alive at a time
 
 
 # (message, done, total or None, unit): for people, while a command takes long.
@@ -61,6 +66,8 @@ class Deployment:
     env: Mapping[str, str] = field(default_factory=dict)
     volumes: Sequence[str] = ()  # further guest paths that must exist and be writable, absolute and normalised
     progress: ProgressSink | None = None  # told of what takes long
+    deterministic: bool = False  # results must be repeatable elsewhere; refused where that cannot be had
+    hostname: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class ExitStatus:
     code: int
     reason: EndReason = EndReason.EXITED
     message: str = ""
+    evidence: Mapping[str, object] | None = None  # of a deterministic run: what another provider can check
 
 
 @dataclass(frozen=True)
@@ -86,16 +94,51 @@ class Usage:
 OutputSink = Callable[[str, bytes], Awaitable[None]]
 
 
+class GuestFiles(Protocol):
+    """The volumes of one instance. Paths are absolute guest paths; neither they nor links in the guest lead out.
+
+    All raise GuestPathError (runtimes.volumes) for paths that lead nowhere or out, RuntimeFailureError when the guest
+    does not answer.
+    """
+
+    @property
+    def volumes(self) -> Sequence[str]:
+        """Guest paths of directories that files may be moved in and out of; the longest prefix wins."""
+        ...
+
+    async def put(self, path: str, source: Path) -> None:
+        """Copy the host's file to ``path``: makes missing directories, replaces a file of that name at once."""
+        ...
+
+    def reading(self, path: str, *, max_bytes: int) -> AbstractAsyncContextManager[Path]:
+        """A host path by which the regular file ``path`` can be read while inside. UsageError when larger."""
+        ...
+
+    async def put_tree(self, path: str, source: Path) -> None:
+        """Copy the directory ``source`` (files, directories, links that stay inside) into the directory ``path``."""
+        ...
+
+    async def get_tree(self, path: str, target: Path, *, max_bytes: int, max_files: int) -> None:
+        """Copy the directory ``path`` into the new directory ``target``; special files are left out."""
+        ...
+
+
 class RuntimeInstance(Protocol):
     @property
-    def volumes(self) -> Mapping[str, Path]:
-        """Guest path -> host directory, for ``container:`` transfers; the longest prefix wins."""
-        ...
+    def files(self) -> GuestFiles: ...
 
     async def start(self, args: Sequence[str]) -> None: ...
 
     async def run(self, entry_point: str, args: Sequence[str], output: OutputSink) -> ExitStatus:
-        """One process to its end. Raises RuntimeFailureError when it cannot even start."""
+        """One process to its end, whoever still holds its pipes. RuntimeFailureError when it cannot even start."""
+        ...
+
+    async def connect(self, port: int) -> trio.abc.HalfCloseableStream:
+        """A TCP connection to ``port`` on the payload's own loopback. Raises RuntimeFailureError (refused, none)."""
+        ...
+
+    async def lost(self) -> str:
+        """Wait until the instance has died by itself (engine stopped, machine killed); the reason, for people."""
         ...
 
     def usage(self) -> Usage: ...
@@ -105,10 +148,25 @@ class RuntimeInstance(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What came of really trying a runtime on this machine. ``measured`` are numbers with their unit in the name."""
+
+    works: bool
+    reason: str = ""  # why not
+    hint: str = ""  # what to install or to set
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+
 class Runtime(Protocol):
     @property
+    def id(self) -> str:
+        """What this provider's settings call it: ``wasmtime``, ``vm/docker``, ``vm/qemu``, a custom one's name."""
+        ...
+
+    @property
     def name(self) -> str:
-        """``golem.runtime.name`` of the offer."""
+        """``golem.runtime.name`` of the offer; two backends may share it."""
         ...
 
     @property
@@ -116,6 +174,14 @@ class Runtime(Protocol):
 
     def offer_properties(self) -> Mapping[str, str | float | bool | list[str]]:
         """Properties of the offer that describe this runtime (not hardware, price or node)."""
+        ...
+
+    async def probe(self) -> Probe:
+        """Run something small, for real. Never raises; bounded by limits.PROBE_TIMEOUT_S."""
+        ...
+
+    async def clean_up(self) -> None:
+        """Remove what a killed node left behind (found by label or directory). Never raises; before any deploy."""
         ...
 
     async def deploy(self, deployment: Deployment) -> RuntimeInstance:

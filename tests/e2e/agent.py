@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +11,7 @@ from typing import Any
 import trio
 
 from golemp2p.client import NodeClient
-from golemp2p.errors import GolemError, NetworkError
+from golemp2p.errors import GolemError, GoneError, NetworkError, NotFoundError
 from golemp2p.wire.rest.payment import Invoice
 
 NEGOTIATE_TIMEOUT_S = 15.0
@@ -137,16 +136,19 @@ async def negotiate(
                 proposal = event.proposal
                 if proposal is None or provider not in (None, proposal.issuer_id):
                     continue
-                if proposal.state == "Initial":
-                    chosen = {**properties, "golem.com.payment.chosen-platform": allocation.payment_platform}
-                    with contextlib.suppress(NetworkError):  # an offer outlives its provider that was killed
+                # What a market is like: an offer goes, or its provider dies, while we answer it. The next one, then.
+                try:
+                    if proposal.state == "Initial":
+                        chosen = {**properties, "golem.com.payment.chosen-platform": allocation.payment_platform}
                         await client.market.counter("demands", subscription, proposal.proposal_id, chosen, constraints)
+                        continue
+                    agreement = await client.market.create_agreement(proposal.proposal_id, valid_to=time.time() + 60)
+                    await client.market.confirm(agreement, session_id=allocation.allocation_id)
+                except (NetworkError, NotFoundError, GoneError):
                     continue
-                agreement = await client.market.create_agreement(proposal.proposal_id, valid_to=time.time() + 60)
-                await client.market.confirm(agreement, session_id=allocation.allocation_id)
                 try:
                     await client.market.wait_approved(agreement, timeout_s=10.0)
-                except GolemError:  # another agreement took its capacity: the next one
+                except GolemError:  # another agreement took its capacity
                     continue
                 took_s = time.monotonic() - started
                 await client.market.unsubscribe("demands", subscription)

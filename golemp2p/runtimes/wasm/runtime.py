@@ -20,9 +20,12 @@ from golemp2p.runtimes.base import (
     EndReason,
     ExitStatus,
     OutputSink,
+    Probe,
     RuntimeFailureError,
     Usage,
 )
+from golemp2p.runtimes.hostfiles import HostFiles
+from golemp2p.runtimes.probing import probe_by_running
 from golemp2p.runtimes.process import ChildExit
 from golemp2p.runtimes.wasm.cache import WASMTIME_VERSION, ModuleCache
 from golemp2p.runtimes.wasm.launch import Worker, start_worker
@@ -40,6 +43,10 @@ class WasmRuntime:
     def __init__(self, cache_dir: Path, *, metered: bool = True) -> None:
         self._cache = ModuleCache(cache_dir)
         self._metered = metered
+
+    @property
+    def id(self) -> str:
+        return "wasmtime"
 
     @property
     def name(self) -> str:
@@ -67,6 +74,16 @@ class WasmRuntime:
             host.mkdir()
         return WasmInstance(self._cache, deployment, module, volumes, metered=self._metered)
 
+    async def probe(self) -> Probe:
+        """Compile and run the smallest program there is."""
+        import wasmtime
+
+        program = wasmtime.wat2wasm('(module (memory (export "memory") 1) (func (export "_start")))')
+        return await probe_by_running(self, bytes(program), "program")
+
+    async def clean_up(self) -> None:
+        """Workers die with their node, and the supervisor's service empties the work directories."""
+
 
 class WasmInstance:
     """One deployed module. Keeps one idle worker ready, so that a run does not wait for an interpreter to start."""
@@ -78,6 +95,7 @@ class WasmInstance:
         self._deployment = deployment
         self._module = module
         self._volumes = dict(volumes)
+        self._files = HostFiles(volumes)
         self._metered = metered
         self._past = Usage()
         self._running: Worker | None = None
@@ -86,8 +104,15 @@ class WasmInstance:
         self._warm_up()
 
     @property
-    def volumes(self) -> Mapping[str, Path]:
-        return self._volumes
+    def files(self) -> HostFiles:
+        return self._files
+
+    async def connect(self, port: int) -> trio.abc.HalfCloseableStream:
+        raise RuntimeFailureError(f"a WASM program has no network: nothing listens on port {port}")
+
+    async def lost(self) -> str:
+        """Never: there is nothing alive between two commands."""
+        return await trio.sleep_forever()
 
     async def start(self, args: Sequence[str]) -> None:
         """Nothing to boot: every run is a process of its own."""

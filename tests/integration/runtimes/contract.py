@@ -212,8 +212,7 @@ class RuntimeContract:
         self, runtime: Runtime, payloads: Payloads, tmp_path: Path
     ) -> None:
         async with self.deployed(runtime, payloads.hello, tmp_path, volumes=("/data/in",)) as instance:
-            assert {"/golem/work", "/data/in"} <= set(instance.volumes)
-            assert all(path.is_dir() for path in instance.volumes.values())
+            assert {"/golem/work", "/data/in"} <= set(instance.files.volumes)
             await instance.terminate()
 
     def test_the_offer_names_the_runtime_and_its_isolation(self, runtime: Runtime) -> None:

@@ -107,7 +107,7 @@ class TestWasm(RuntimeContract):
     ) -> None:
         payload = Payload(_resvg(), "resvg")
         async with self.deployed(runtime, payload, tmp_path) as instance:
-            work = instance.volumes["/golem/work"]
+            work = tmp_path / "instance" / "work"
             (work / "in.svg").write_text(
                 '<svg xmlns="http://www.w3.org/2000/svg" width="64" height="32"><circle cx="9" cy="9" r="9"/></svg>'
             )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golemp2p.activity.volumes import GuestPathError, open_file, put_file, split_guest_path
+from golemp2p.runtimes.volumes import GuestPathError, open_file, put_file, split_guest_path
 
 
 @pytest.fixture

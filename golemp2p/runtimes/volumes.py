@@ -12,10 +12,12 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from golemp2p import limits
 from golemp2p.errors import UsageError
 
 _MAX_LINKS: Final = 40  # as the kernel has it
@@ -59,22 +61,114 @@ def open_file(volumes: Mapping[str, Path], guest_path: str) -> int:
             raise _missing(guest_path, exc) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise GuestPathError(f"{guest_path!r} is not a regular file", hint="directories are not transferred yet")
+        raise GuestPathError(f"{guest_path!r} is no regular file", hint="a directory needs a format, such as tar")
     return descriptor
 
 
-def put_file(volumes: Mapping[str, Path], guest_path: str, source: Path) -> None:
+def put_file(volumes: Mapping[str, Path], guest_path: str, source: Path, *, mode: int = 0o644) -> None:
     """Copy ``source`` to ``guest_path``; makes missing directories; replaces a file (or link) of that name at once."""
+
+    def write(parent: int, part: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(part, flags, mode, dir_fd=parent), "wb") as target, source.open("rb") as data:
+            os.fchmod(target.fileno(), mode)  # whatever our umask is
+            shutil.copyfileobj(data, target, 1024 * 1024)
+
+    _put(volumes, guest_path, write)
+
+
+def put_tree(volumes: Mapping[str, Path], guest_path: str, source: Path) -> None:
+    """Copy the directory ``source`` into the directory ``guest_path``: files, directories and links, nothing else."""
+    _make_directory(volumes, guest_path)
+    for entry in sorted(os.scandir(source), key=lambda e: e.name):
+        path = f"{guest_path.rstrip('/')}/{entry.name}"
+        if entry.is_symlink():
+            target = str(Path(entry.path).readlink())
+            _put(volumes, path, partial(_write_link, target))
+        elif entry.is_dir():
+            put_tree(volumes, path, Path(entry.path))
+        elif entry.is_file():
+            mode = stat.S_IMODE(entry.stat().st_mode) & 0o777
+            put_file(volumes, path, Path(entry.path), mode=mode)
+
+
+def read_tree(volumes: Mapping[str, Path], guest_path: str, target: Path, *, max_bytes: int, max_files: int) -> None:
+    """Copy the directory ``guest_path`` into the new directory ``target``. Links come as links, special files not.
+
+    Raises GuestPathError; UsageError when there is more than the limits allow.
+    """
+    root, parts = split_guest_path(volumes, guest_path)
+    with contextlib.ExitStack() as stack:
+        parent, name = _walk(stack, root, parts, guest_path, create=False, follow_last=True)
+        try:
+            directory = os.open(name, _DIR, dir_fd=parent)
+        except OSError as exc:
+            raise _missing(guest_path, exc) from None
+        _Copy(guest_path, max_bytes, max_files).directory(directory, target, depth=0)
+
+
+class _Copy:
+    def __init__(self, what: str, max_bytes: int, max_files: int) -> None:
+        self._what = what
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._max_files, self._files = max_files, 0
+
+    def directory(self, descriptor: int, target: Path, *, depth: int) -> None:
+        """Closes ``descriptor``."""
+        try:
+            if depth > limits.MAX_ACTIVITY_DIR_DEPTH:
+                raise UsageError(f"{self._what!r} is nested deeper than {limits.MAX_ACTIVITY_DIR_DEPTH} directories")
+            target.mkdir(mode=0o700)
+            for name in sorted(os.listdir(descriptor)):
+                with contextlib.suppress(FileNotFoundError):  # the payload goes on working
+                    self._entry(descriptor, name, target / name, depth)
+        finally:
+            os.close(descriptor)
+
+    def _entry(self, parent: int, name: str, target: Path, depth: int) -> None:
+        self._files += 1
+        if self._files > self._max_files:
+            raise UsageError(f"{self._what!r} holds more than {self._max_files} files")
+        info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_ISLNK(info.st_mode):
+            target.symlink_to(os.readlink(name, dir_fd=parent))
+        elif stat.S_ISDIR(info.st_mode):
+            self.directory(os.open(name, _DIR, dir_fd=parent), target, depth=depth + 1)
+        elif stat.S_ISREG(info.st_mode):
+            self._file(parent, name, target, stat.S_IMODE(info.st_mode) & 0o777)
+
+    def _file(self, parent: int, name: str, target: Path, mode: int) -> None:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        with os.fdopen(descriptor, "rb") as source, target.open("xb") as copy:
+            while block := source.read(1024 * 1024):
+                self._bytes += len(block)
+                if self._bytes > self._max_bytes:
+                    raise UsageError(f"{self._what!r} holds more than {self._max_bytes} bytes")
+                copy.write(block)
+            os.fchmod(copy.fileno(), mode | 0o600)
+
+
+def _make_directory(volumes: Mapping[str, Path], guest_path: str) -> None:
+    root, parts = split_guest_path(volumes, guest_path)
+    with contextlib.ExitStack() as stack:
+        # One component more, so that the walk makes the directory itself.
+        _walk(stack, root, [*parts, "x"], guest_path, create=True, follow_last=False)
+
+
+def _write_link(target: str, parent: int, part: str) -> None:
+    os.symlink(target, part, dir_fd=parent)
+
+
+def _put(volumes: Mapping[str, Path], guest_path: str, write: Callable[[int, str], None]) -> None:
+    """``write`` (directory, name) makes the thing under another name; it then takes its place at once."""
     root, parts = split_guest_path(volumes, guest_path)
     if not parts or guest_path.endswith("/"):
         raise GuestPathError(f"{guest_path!r} names a directory, not a file")
     with contextlib.ExitStack() as stack:
         parent, name = _walk(stack, root, parts, guest_path, create=True, follow_last=False)
         part = f".{secrets.token_hex(8)}.part"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with os.fdopen(os.open(part, flags, 0o644, dir_fd=parent), "wb") as target, source.open("rb") as data:
-                shutil.copyfileobj(data, target, 1024 * 1024)
+            write(parent, part)
             os.rename(part, name, src_dir_fd=parent, dst_dir_fd=parent)
         except OSError as exc:
             with contextlib.suppress(OSError):
