@@ -79,6 +79,7 @@ class Supervisor:
         self._running: Batch | None = None
         self._more = trio.Event()
         self._ending = trio.Event()
+        self._nursery: trio.Nursery
         self._contact_s = trio.current_time()
 
     # --- what others may do -----------------------------------------------------------------------------------------
@@ -133,6 +134,7 @@ class Supervisor:
         try:
             await self._changed(self)
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self._work)
                 nursery.start_soon(self._watch)
                 nursery.start_soon(self._watch_disk)
@@ -264,6 +266,7 @@ class Supervisor:
                 package=package.path,
                 package_sha256=package.sha256,
                 work_dir=self._work_dir,
+                nursery=self._nursery,
                 limits=limits_of(self.agreement),
                 env=dict(command.env),
                 volumes=command.volumes,

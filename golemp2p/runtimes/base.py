@@ -56,12 +56,17 @@ ProgressSink = Callable[[str, int, int | None, str], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Deployment:
-    """What the supervisor hands over. ``package`` is a verified local file; ``work_dir`` is private and empty."""
+    """What the supervisor hands over. ``package`` is a verified local file; ``work_dir`` is private and empty.
+
+    ``nursery`` lives at least until ``terminate`` was called, or is cancelled before: the place for an instance's own
+    tasks. What they raise ends the activity.
+    """
 
     activity_id: str
     package: Path
     package_sha256: str
     work_dir: Path
+    nursery: trio.Nursery = field(repr=False)
     limits: Limits = Limits()
     env: Mapping[str, str] = field(default_factory=dict)
     volumes: Sequence[str] = ()  # further guest paths that must exist and be writable, absolute and normalised

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -22,27 +23,36 @@ async def probe_by_running(runtime: Runtime, package: bytes, *command: str) -> P
         work.mkdir(mode=0o700)
         path = Path(directory) / "package"
         await trio.Path(path).write_bytes(package)
-        deployment = Deployment(os.urandom(16).hex(), path, hashlib.sha256(package).hexdigest(), work)
-        began = perf_counter()
+        sha256 = hashlib.sha256(package).hexdigest()
+        outcome = Probe(False, f"the trial program did not end within {limits.PROBE_TIMEOUT_S:g} s")
         try:
-            with trio.fail_after(limits.PROBE_TIMEOUT_S):
-                instance = await runtime.deploy(deployment)
-                try:
-                    await instance.start([])
-                    for attempt in range(2):
-                        run_began = perf_counter()
-                        status = await instance.run(command[0], command[1:], _ignore)
-                        if status.code != 0:
-                            return Probe(False, f"the trial program ended with {status.code}: {status.message}")
-                        if attempt == 0:
-                            start_s = perf_counter() - began
-                finally:
-                    await instance.terminate()
-        except trio.TooSlowError:
-            return Probe(False, f"the trial program did not end within {limits.PROBE_TIMEOUT_S:g} s")
-        except (GolemError, OSError) as exc:
-            return Probe(False, str(exc))
-        return Probe(True, measured={"start_s": round(start_s, 3), "run_s": round(perf_counter() - run_began, 4)})
+            with trio.move_on_after(limits.PROBE_TIMEOUT_S):
+                async with trio.open_nursery() as nursery:
+                    deployment = Deployment(os.urandom(16).hex(), path, sha256, work, nursery)
+                    outcome = await _try(runtime, deployment, command)
+                    nursery.cancel_scope.cancel()
+        except ExceptionGroup as group:  # of the instance's own tasks
+            outcome = Probe(False, f"the trial broke the runtime: {group.exceptions[0]}")
+        return outcome
+
+
+async def _try(runtime: Runtime, deployment: Deployment, command: Sequence[str]) -> Probe:
+    began = perf_counter()
+    ended = []
+    try:
+        instance = await runtime.deploy(deployment)
+        try:
+            await instance.start([])
+            for _ in range(2):
+                status = await instance.run(command[0], command[1:], _ignore)
+                ended.append(perf_counter())
+                if status.code != 0:
+                    return Probe(False, f"the trial program ended with {status.code}: {status.message}")
+        finally:
+            await instance.terminate()
+    except (GolemError, OSError) as exc:
+        return Probe(False, str(exc))
+    return Probe(True, measured={"start_s": round(ended[0] - began, 3), "run_s": round(ended[1] - ended[0], 4)})
 
 
 async def _ignore(_stream: str, _data: bytes) -> None:

@@ -40,12 +40,12 @@ PRIMES = """
 """
 
 
-async def deploy(runtime: WasmRuntime, text: str, directory: Path) -> WasmInstance:
+async def deploy(runtime: WasmRuntime, text: str, directory: Path, nursery: trio.Nursery) -> WasmInstance:
     code = bytes(wasmtime.wat2wasm(text))
     package = directory / hashlib.sha256(code).hexdigest()
     package.write_bytes(code)
     work = Path(tempfile.mkdtemp(dir=directory))
-    return await runtime.deploy(Deployment("bench", package, package.name, work))
+    return await runtime.deploy(Deployment("bench", package, package.name, work, nursery))
 
 
 async def ignore(_stream: str, _data: bytes) -> None: ...

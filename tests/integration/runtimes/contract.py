@@ -63,6 +63,17 @@ class Payloads(Protocol):
     broken: bytes  # no package at all
 
 
+@asynccontextmanager
+async def unwrapped() -> AsyncIterator[None]:
+    """The one exception that a nursery's body raised, as it was."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
+
+
 class RuntimeContract:
     """Fixtures ``runtime`` and ``payloads`` come from the module that derives from this."""
 
@@ -74,22 +85,25 @@ class RuntimeContract:
         package.write_bytes(payload.package)
         work = tmp_path / "instance"
         work.mkdir()
-        instance = await runtime.deploy(
-            Deployment(
-                "a" * 32,
-                package,
-                hashlib.sha256(payload.package).hexdigest(),
-                work,
-                limits,
-                **extra,  # type: ignore[arg-type] # env and volumes, as given by the test
+        async with unwrapped(), trio.open_nursery() as nursery:
+            instance = await runtime.deploy(
+                Deployment(
+                    "a" * 32,
+                    package,
+                    hashlib.sha256(payload.package).hexdigest(),
+                    work,
+                    nursery,
+                    limits,
+                    **extra,  # type: ignore[arg-type] # env and volumes, as given by the test
+                )
             )
-        )
-        try:
-            await instance.start([])
-            yield instance
-        finally:
-            with trio.CancelScope(shield=True), trio.fail_after(10):
-                await instance.terminate()
+            try:
+                await instance.start([])
+                yield instance
+            finally:
+                with trio.CancelScope(shield=True), trio.fail_after(10):
+                    await instance.terminate()
+                nursery.cancel_scope.cancel()
 
     async def run(
         self, instance: RuntimeInstance, payload: Payload, args: Sequence[str] = ()

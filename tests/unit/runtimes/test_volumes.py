@@ -57,7 +57,7 @@ def test_files_are_read_and_written_and_directories_made(volumes: Mapping[str, P
     assert [path.name for path in (tmp_path / "data" / "a" / "b").iterdir()] == ["c.txt"]
     with pytest.raises(GuestPathError, match="there is no file '/data/zzz'"):
         read(volumes, "/data/zzz")
-    with pytest.raises(GuestPathError, match="not a regular file"):
+    with pytest.raises(GuestPathError, match="no regular file"):
         read(volumes, "/data/a")
     with pytest.raises(GuestPathError, match="names a directory"):
         put_file(volumes, "/data/a/", tmp_path / "source")
@@ -93,7 +93,7 @@ def test_writing_over_a_link_replaces_the_link(volumes: Mapping[str, Path], tmp_
 
 def test_a_pipe_does_not_block_us(volumes: Mapping[str, Path], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "data" / "pipe")
-    with pytest.raises(GuestPathError, match="not a regular file"):
+    with pytest.raises(GuestPathError, match="no regular file"):
         open_file(volumes, "/data/pipe")
 
 
