@@ -119,6 +119,17 @@ COMPILE_MEMORY_BYTES: Final = 3_072 * MIB  # CPython, 25 MiB of wasm, takes abou
 MAX_COMPILED_BYTES: Final = 1024 * MIB
 MODULE_CACHE_BYTES: Final = 4_096 * MIB
 PROBE_TIMEOUT_S: Final = 60.0  # trying a runtime out; a TCG boot takes 2 s
+ENGINE_CALL_TIMEOUT_S: Final = 60.0  # one call of a container engine; starting a container takes 0.3 s
+ENGINE_CALLS_AT_ONCE: Final = 16  # worker threads per engine
+ENGINE_STATS_POLL_S: Final = 2.0
+IMAGE_LOAD_TIMEOUT_S: Final = 900.0
+MOUNT_TIMEOUT_S: Final = 30.0
+MIN_VOLUME_BYTES: Final = 8 * MIB  # the least that ext4 is of use with
+GUEST_HELLO_TIMEOUT_S: Final = 30.0  # from a started container to its agent's first word
+GUEST_USAGE_POLL_S: Final = 0.1  # how often a run's CPU time is compared with its limit
+GUEST_OPEN_FILES: Final = 65_536
+GUEST_NPROC: Final = 65_536
+MAX_GUEST_PROCESSES: Final = 512  # processes and threads of one activity, when nothing was agreed
 MAX_TREE_FILES: Final = 100_000  # in one directory transfer
 
 # --- payment ----------------------------------------------------------------------------------------------------------
@@ -224,3 +235,24 @@ SDK_MAX_RATE_GLM: Final = 1e9  # per unit of usage; all GLM there is
 SDK_MAX_THREADS: Final = 1_024  # of one provider, when its CPU usage is judged
 SDK_SETTLE_POLL_S: Final = 0.2
 SDK_DEMAND_SLACK_S: Final = 300.0  # the demand outlives the job by so much, so that nothing expires under it
+
+# --- images -----------------------------------------------------------------------------------------------------------
+MAX_IMAGE_BYTES: Final = 16 * 1024 * MIB  # of an image's file, and of what its layers hold unpacked
+MAX_IMAGE_FILES: Final = 500_000  # in all layers; a full desktop has about 300,000
+MAX_IMAGE_DEPTH: Final = 128  # directories within directories
+MAX_IMAGE_LAYERS: Final = 128  # Docker's own limit is 127
+MAX_IMAGE_JSON_BYTES: Final = 4 * MIB  # of one manifest or configuration; real ones have about 5 kB
+MAX_TAR_HEADER_BYTES: Final = MIB  # of one extended header: long names and attributes
+IMAGE_CONVERT_WALL_S: Final = 900.0  # 100 MB to squashfs takes about 5 s
+IMAGE_CONVERT_CPU_S: Final = 1_800
+IMAGE_CONVERT_MEMORY_BYTES: Final = 3_072 * MIB  # 500,000 files take about 400 MiB; mksquashfs has buffers of its own
+IMAGE_CACHE_BYTES: Final = 32 * 1024 * MIB
+IMAGE_CACHE_KEEP_S: Final = 600.0  # what was handed out so recently may not be open yet: it is not evicted
+
+# --- wasm and custom runtimes -----------------------------------------------------------------------------------------
+IDLE_WORKERS: Final = 2  # per deployed wasm program; each holds about 25 MiB, starting one takes 0.1 s
+EPOCH_GRACE_S: Final = 1.0  # for a metered guest to stop by itself when its time is up; then its process is killed
+DETERMINISTIC_MEMORY_BYTES: Final = 512 * MIB  # the same at every provider, since a guest can see where it ends
+MAX_EVIDENCE_FILES: Final = 1_000  # in the volumes of a deterministic run; a receipt names each, before and after
+MAX_EVIDENCE_BYTES: Final = 4 * 1024 * MIB  # hashed before and after each deterministic run: 2 s for a GiB
+MAX_RECEIPT_BYTES: Final = 512 * 1024  # of its content; a frame of the rpc takes 2 MiB

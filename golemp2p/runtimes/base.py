@@ -72,6 +72,7 @@ class Deployment:
     volumes: Sequence[str] = ()  # further guest paths that must exist and be writable, absolute and normalised
     progress: ProgressSink | None = None  # told of what takes long
     deterministic: bool = False  # results must be repeatable elsewhere; refused where that cannot be had
+    metered: bool = True  # whether anybody wants to know Usage.fuel; counting may cost speed
     hostname: str | None = None
 
 
@@ -131,6 +132,11 @@ class GuestFiles(Protocol):
 class RuntimeInstance(Protocol):
     @property
     def files(self) -> GuestFiles: ...
+
+    @property
+    def disk(self) -> Sequence[Path]:
+        """Host files and directories whose space counts as this instance's; never one within another."""
+        ...
 
     async def start(self, args: Sequence[str]) -> None: ...
 

@@ -12,6 +12,7 @@ import fcntl
 import os
 import platform
 import secrets
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
@@ -24,6 +25,7 @@ import trio
 from golemp2p import limits
 from golemp2p.runtimes.base import RuntimeFailureError
 from golemp2p.runtimes.wasm.launch import start_worker
+from golemp2p.runtimes.wasm.profiles import Profile
 
 log = structlog.get_logger()
 WASMTIME_VERSION: Final = metadata.version("wasmtime")
@@ -38,31 +40,30 @@ class ModuleCache:
         directory.chmod(0o700)
         self._directory = directory
 
-    def path_of(self, sha256: str, *, metered: bool) -> Path:
-        """Where the compiled form of this module is, or would be."""
-        config = f"p1{'-fuel' if metered else ''}"
-        return self._directory / f"{sha256}-{WASMTIME_VERSION}-{config}-{platform.machine()}.cwasm"
+    def path_of(self, sha256: str, profile: Profile) -> Path:
+        """Where the compiled form of this program is, or would be."""
+        return self._directory / f"{sha256}-{WASMTIME_VERSION}-{profile.config_id}-{platform.machine()}.cwasm"
 
-    async def link(self, package: Path, sha256: str, target: Path, *, metered: bool) -> bool:
+    async def link(self, package: Path, sha256: str, target: Path, profile: Profile) -> bool:
         """Make ``target`` a private name of the compiled module; True when it had to be compiled.
 
         A name of its own survives eviction. Raises RuntimeFailureError.
         """
-        cached = self.path_of(sha256, metered=metered)
+        cached = self.path_of(sha256, profile)
         if self._take(cached, target):
             return False
         async with self._locked(cached.with_suffix(".lock")):
             if self._take(cached, target):  # another node did it while we waited
                 return False
-            await self._compile(package, cached, metered=metered)
+            await self._compile(package, cached, profile)
             if not self._take(cached, target):
                 raise RuntimeFailureError("the compiled module vanished from the cache")
         self._evict()
         return True
 
-    def forget(self, sha256: str, *, metered: bool) -> None:
+    def forget(self, sha256: str, profile: Profile) -> None:
         """Drop an entry that does not load (a changed processor, a damaged disk)."""
-        self.path_of(sha256, metered=metered).unlink(missing_ok=True)
+        self.path_of(sha256, profile).unlink(missing_ok=True)
 
     def _take(self, cached: Path, target: Path) -> bool:
         try:
@@ -77,7 +78,7 @@ class ModuleCache:
             os.utime(cached)  # least recently used goes first
         return True
 
-    async def _compile(self, package: Path, cached: Path, *, metered: bool) -> None:
+    async def _compile(self, package: Path, cached: Path, profile: Profile) -> None:
         part = cached.with_name(f".{secrets.token_hex(8)}.part")
         started_s = trio.current_time()
         worker = start_worker(self._directory)
@@ -88,7 +89,9 @@ class ModuleCache:
                         "op": "compile",
                         "package": str(package),
                         "output": str(part),
-                        "metered": metered,
+                        "profile": profile.value,
+                        "readable": [str(package)],
+                        "writable": [str(self._directory)],
                         "data_bytes": limits.COMPILE_MEMORY_BYTES,
                         "cpu_s": limits.COMPILE_CPU_S,
                         "file_bytes": limits.MAX_COMPILED_BYTES,
@@ -102,7 +105,7 @@ class ModuleCache:
             outcome = await worker.outcome()
             if outcome is None:
                 raise RuntimeFailureError(
-                    f"compiling the module failed (status {ended.code})",
+                    f"compiling the module failed ({_why(ended.code)})",
                     hint=f"budget: {limits.COMPILE_CPU_S} CPU-s, {limits.COMPILE_MEMORY_BYTES // limits.MIB} MiB",
                 )
             if "error" in outcome:
@@ -140,3 +143,11 @@ class ModuleCache:
             if total_bytes > limits.MODULE_CACHE_BYTES:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _why(status: int) -> str:
+    if status == -signal.SIGXCPU:
+        return "out of CPU time"
+    if status in (-signal.SIGABRT, -signal.SIGSEGV):  # how Rust and the C library end when an allocation fails
+        return "most likely out of memory"
+    return f"status {status}"

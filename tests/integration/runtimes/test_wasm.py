@@ -11,6 +11,7 @@ import trio
 
 from golemp2p import limits
 from golemp2p.runtimes.base import EndReason, Limits, RuntimeFailureError
+from golemp2p.runtimes.wasm.profiles import Profile
 from golemp2p.runtimes.wasm.runtime import WasmInstance, WasmRuntime
 from tests.integration.runtimes import wats
 from tests.integration.runtimes.contract import Output, Payload, RuntimeContract
@@ -60,8 +61,8 @@ class TestWasm(RuntimeContract):
             assert counts[0] == counts[1] > 0
 
     async def test_an_unmetered_runtime_counts_no_fuel(self, tmp_path: Path) -> None:
-        runtime = WasmRuntime(tmp_path / "cache", metered=False)
-        async with self.deployed(runtime, Payload(wats.HELLO), tmp_path) as instance:
+        runtime = WasmRuntime(tmp_path / "cache")
+        async with self.deployed(runtime, Payload(wats.HELLO), tmp_path, metered=False) as instance:
             status, output = await self.run(instance, Payload(wats.HELLO))
             assert (status.code, bytes(output.stdout), instance.usage().fuel) == (0, b"hello\n", 0)
 
@@ -76,9 +77,9 @@ class TestWasm(RuntimeContract):
         [
             (wats.UNKNOWN_IMPORT, "env.teleport"),
             (wats.LIBRARY, "no _start"),
-            (b"\0asm\x0d\0\x01\0", "component"),
+            (b"\0asm\x0d\0\x01\0", "library"),
             (b"\0asm\x01\0\0\0garbage", "not valid"),
-            (b"", "no WebAssembly module"),
+            (b"", "no WebAssembly program"),
         ],
     )
     async def test_a_package_that_cannot_run_says_why(
@@ -123,7 +124,7 @@ class TestWasm(RuntimeContract):
         # Compiled once: a second deploy takes it from the cache.
         (compiled,) = (tmp_path / "cache").glob("*.cwasm")
         changed = compiled.stat().st_ino
-        await runtime._cache.link(tmp_path / "package", compiled.name[:64], tmp_path / "again.cwasm", metered=True)
+        await runtime._cache.link(tmp_path / "package", compiled.name[:64], tmp_path / "again.cwasm", Profile.METERED)
         assert (tmp_path / "again.cwasm").stat().st_ino == changed
 
     async def test_two_nodes_compile_a_module_once(self, tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ class TestWasm(RuntimeContract):
 
         async def take(number: int) -> None:
             target = tmp_path / f"{number}.cwasm"
-            compiled.append(await runtimes[number]._cache.link(package, "0" * 64, target, metered=True))
+            compiled.append(await runtimes[number]._cache.link(package, "0" * 64, target, Profile.METERED))
 
         async with trio.open_nursery() as nursery:
             for number in range(3):
@@ -168,8 +169,7 @@ class TestWasm(RuntimeContract):
     async def test_an_idle_worker_leaves_when_the_node_does(self, runtime: WasmRuntime, tmp_path: Path) -> None:
         async with self.deployed(runtime, Payload(wats.HELLO), tmp_path) as instance:
             assert isinstance(instance, WasmInstance)
-            spare = instance._spare
-            assert spare is not None
+            (spare,) = instance._spare
             spare._control.socket.shutdown(trio.socket.SHUT_WR)
             with trio.fail_after(10):
                 assert (await spare.child.wait()).code == 0
@@ -180,8 +180,7 @@ class TestWasm(RuntimeContract):
     async def test_terminate_leaves_no_process(self, runtime: WasmRuntime, tmp_path: Path) -> None:
         async with self.deployed(runtime, Payload(wats.HELLO), tmp_path) as instance:
             assert isinstance(instance, WasmInstance)
-            spare = instance._spare
-            assert spare is not None
+            (spare,) = instance._spare
             pid = spare.child.pid
             await instance.terminate()
             with pytest.raises(ProcessLookupError):

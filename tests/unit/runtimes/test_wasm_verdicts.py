@@ -8,8 +8,8 @@ import pytest
 
 from golemp2p.runtimes.base import EndReason
 from golemp2p.runtimes.process import ChildExit
-from golemp2p.runtimes.wasm.runtime import _judge_death
-from golemp2p.runtimes.wasm.worker import _first_lines
+from golemp2p.runtimes.wasm.guest import first_lines
+from golemp2p.runtimes.wasm.verdict import judge_death
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from golemp2p.runtimes.wasm.worker import _first_lines
     ],
 )
 def test_a_worker_that_died_without_a_word(status: int, code: int, reason: EndReason, words: str) -> None:
-    verdict = _judge_death(ChildExit(status, 1.0), 2.0)
+    verdict = judge_death(ChildExit(status, 1.0), 2.0)
     assert (verdict.code, verdict.reason) == (code, reason)
     assert words in verdict.message
 
@@ -32,9 +32,9 @@ def test_wasmtimes_words_without_the_backtrace() -> None:
     trap = Exception(
         "error while executing at wasm backtrace:\n    0: 0x3e - <unknown>!f\n\nCaused by:\n    wasm trap: unreachable"
     )
-    assert _first_lines(trap) == "wasm trap: unreachable"
+    assert first_lines(trap) == "wasm trap: unreachable"
     wrapped = Exception(
         "failed to instantiate\n\nCaused by:\n    memory minimum size of 8192 pages exceeds memory limits"
     )
-    assert _first_lines(wrapped) == "failed to instantiate; memory minimum size of 8192 pages exceeds memory limits"
-    assert _first_lines(Exception("plain")) == "plain"
+    assert first_lines(wrapped) == "failed to instantiate; memory minimum size of 8192 pages exceeds memory limits"
+    assert first_lines(Exception("plain")) == "plain"
