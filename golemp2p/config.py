@@ -59,13 +59,18 @@ class PaymentSection(Section):
 
 
 class ProviderSection(Section):
-    """The provider agent. Prices in GLM; ``runtimes`` are offered when this machine can run them."""
+    """The provider agent. Prices in GLM; ``runtimes`` are offered when this machine can run them: wasmtime, vm (the
+    better of vm/docker and vm/qemu), custom ones by name. A storage or fuel price adds that counter to the offers.
+    """
 
     node_name: str = ""
+    http_transfers: list[str] = []  # URL prefixes that payloads' files may come from and go to
     runtimes: list[str] = ["wasmtime"]
     price_start: float = 0.0
     price_per_hour: float = 0.02
     price_per_cpu_hour: float = 0.1
+    price_per_storage_gib: Annotated[float, Field(ge=0)] = 0.0
+    price_per_gfuel: Annotated[float, Field(ge=0)] = 0.0
     max_activities: Annotated[int, Field(ge=1, le=1000)] = 2
     memory_gib: float | None = None
     storage_gib: float = 2.0
@@ -73,6 +78,21 @@ class ProviderSection(Section):
     debit_note_interval_s: Annotated[float, Field(ge=1)] = 120.0
     accept_timeout_s: Annotated[float, Field(ge=1)] = 240.0
     payment_timeout_s: Annotated[float, Field(ge=1)] = 120.0
+
+
+class VmSection(Section):
+    """Runtime "vm". ``engine``: the container engine's URL (else DOCKER_HOST and the usual sockets); ``oci_runtime``:
+    runsc, kata … as the engine has it; ``run_as``: uid[:gid] for all payloads instead of the image's user; ``pull``:
+    prefixes of registry references that may be pulled; ``kernel`` and ``accel``: of qemu.
+    """
+
+    engine: str = ""
+    oci_runtime: str = ""
+    run_as: Annotated[str, Field(pattern=r"^(\d+(:\d+)?)?$")] = ""
+    read_only_root: bool = False
+    pull: list[str] = []
+    kernel: str = ""
+    accel: Literal["auto", "tcg", "kvm"] = "auto"
 
 
 class LogSection(Section):
@@ -96,6 +116,8 @@ class Settings(BaseSettings):
     rest: RestSection = RestSection()
     payment: PaymentSection = PaymentSection()
     provider: ProviderSection = ProviderSection()
+    vm: VmSection = VmSection()
+    runtime: dict[str, dict[str, Any]] = {}  # settings of custom runtimes: [runtime.NAME]
     log: LogSection = LogSection()
 
     @classmethod
@@ -151,5 +173,7 @@ def _with(values: dict[str, Any]) -> Settings:
         rest=RestSection.model_validate(values["rest"]),
         payment=PaymentSection.model_validate(values["payment"]),
         provider=ProviderSection.model_validate(values["provider"]),
+        vm=VmSection.model_validate(values["vm"]),
+        runtime=values["runtime"],
         log=LogSection.model_validate(values["log"]),
     )

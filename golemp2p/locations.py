@@ -77,6 +77,11 @@ class Locations:
         """Compiled WASM modules, keyed by content, engine version and configuration."""
         return self.cache / "modules"
 
+    @property
+    def guests(self) -> Path:
+        """What virtual machines and containers start with: the guest agent, kernels, converted images."""
+        return self.cache / "guests"
+
     def all(self) -> dict[str, Path]:
         names = ("data", "cache", "config", "keystore", "database", "content", "work", "running", "app_key", "modules")
         return {name: getattr(self, name) for name in names}

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +21,7 @@ import trio
 from fastapi import FastAPI
 
 from golemp2p import __version__
+from golemp2p.activity.http import HttpTransfers
 from golemp2p.activity.service import ActivityService
 from golemp2p.api import activity as activity_api
 from golemp2p.api import files as files_api
@@ -48,7 +49,7 @@ from golemp2p.payment.drivers.erc20 import Erc20Driver
 from golemp2p.payment.networks import PaymentNetwork
 from golemp2p.payment.ports import PaymentSettings
 from golemp2p.payment.service import PaymentService
-from golemp2p.runtimes.base import Runtime
+from golemp2p.runtimes.registry import make_runtimes
 from golemp2p.storage import Storage, open_storage
 from golemp2p.storage import app_keys as app_key_rows
 from golemp2p.storage.content import ContentStore
@@ -116,18 +117,6 @@ def domain_of(settings: Settings) -> Domain:
     """What this node's signatures are valid for: the network, and the chain that it settles on (0: none)."""
     chains = settings.payment.networks
     return Domain(settings.net.network, chains[0].chain_id if chains else 0)
-
-
-def make_runtimes(settings: Settings, locations: Locations) -> Mapping[str, Runtime]:
-    """The runtimes that the provider section names. Raises UsageError for an unknown one."""
-    runtimes: dict[str, Runtime] = {}
-    for name in settings.provider.runtimes:
-        if name != "wasmtime":
-            raise UsageError(f"there is no runtime {name!r}", hint="provider.runtimes may name: wasmtime")
-        from golemp2p.runtimes.wasm.runtime import WasmRuntime
-
-        runtimes[name] = WasmRuntime(locations.modules)
-    return runtimes
 
 
 @contextmanager
@@ -247,6 +236,7 @@ async def _run_services(
         agreement=market.agreements.usable,
         runtimes=runtimes,
         work_root=locations.work,
+        http=HttpTransfers(settings.provider.http_transfers),
     )
     drivers: dict[str, ChainDriver] = {n.platform: Erc20Driver(n) for n in payment_networks(settings)}
     payment = PaymentService(

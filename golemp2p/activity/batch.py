@@ -11,6 +11,7 @@ from golemp2p.activity.log import EventLog
 from golemp2p.core.activity import BATCH, RETURN_CODE_FAILED, BatchEvent, BatchState, EventKind, Progress, RuntimeEvent
 from golemp2p.core.exescript import Capture, CapturePart, Command, Run
 from golemp2p.core.ids import BatchId
+from golemp2p.core.receipt import Receipt
 
 
 class Batch:
@@ -37,10 +38,12 @@ class Batch:
         self._index, self._begun = index, True
         await self.log.append(RuntimeEvent(index, self._now(), EventKind.STARTED))
 
-    async def finish_command(self, return_code: int, message: str | None) -> None:
+    async def finish_command(self, return_code: int, message: str | None, receipt: Receipt | None = None) -> None:
         """The command's end, and the batch's when it failed or was the last one."""
-        event = RuntimeEvent(self._index, self._now(), EventKind.FINISHED, return_code=return_code, message=message)
-        await self.log.append(event)
+        kind = EventKind.FINISHED
+        await self.log.append(
+            RuntimeEvent(self._index, self._now(), kind, return_code=return_code, message=message, receipt=receipt)
+        )
         self._begun = False
         if return_code != 0:
             self._end(BatchEvent.FAIL)

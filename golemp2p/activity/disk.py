@@ -10,6 +10,7 @@ import contextlib
 import os
 import stat
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,19 +23,22 @@ class TooManyFilesError(Exception):
     """More entries or levels than we are ready to walk through once a second."""
 
 
-def used_bytes(root: Path, *, enough_bytes: int) -> int:
-    """Of all files below ``root``; stops counting beyond ``enough_bytes``. 0 when there is no such directory.
+def used_bytes(roots: Sequence[Path], *, enough_bytes: int) -> int:
+    """Of all files at and below ``roots``; stops counting beyond ``enough_bytes``. 0 where there is none.
 
     Blocks that are allocated, so that sparse files count as what they take, and DISK_ENTRY_BYTES for each entry.
     Raises TooManyFilesError.
     """
     total, entries = 0, 0
     linked: set[int] = set()  # inodes with several names: they take their space once
-    todo = [(str(root), 0)]
+    todo = [(str(root), 0) for root in roots]
     while todo and total <= enough_bytes:
         path, depth = todo.pop()
         try:
             descriptor = os.open(path, _DIR)
+        except NotADirectoryError:
+            total += _blocks_of(path)
+            continue
         except OSError:  # gone meanwhile, or a link now
             continue
         try:
@@ -59,6 +63,13 @@ def used_bytes(root: Path, *, enough_bytes: int) -> int:
         if depth > limits.MAX_ACTIVITY_DIR_DEPTH:
             raise TooManyFilesError(f"directories more than {limits.MAX_ACTIVITY_DIR_DEPTH} deep")
     return total
+
+
+def _blocks_of(path: str) -> int:
+    try:
+        return Path(path).lstat().st_blocks * 512
+    except OSError:
+        return 0
 
 
 def remove_tree(root: Path) -> None:

@@ -14,6 +14,7 @@ import trio
 
 from golemp2p import limits
 from golemp2p.activity.disk import remove_tree
+from golemp2p.activity.http import HttpTransfers
 from golemp2p.activity.ports import PROTOCOL, AgreementLookup, ContentStorePort, DataPort, RpcPort, SendItem
 from golemp2p.activity.supervisor import Supervisor
 from golemp2p.activity.transfers import Transfers
@@ -39,6 +40,8 @@ log = structlog.get_logger()
 M = TypeVar("M", bound=wire.Message)
 
 RESTARTED = "provider restarted"
+# Of the offer: what an agreed activity must run on.
+_WHICH_RUNTIME = ("golem.runtime.name", "golem.!exp.golemp2p.backend")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class ProviderActivities:
         agreement: AgreementLookup,
         runtimes: Mapping[str, Runtime],
         work_root: Path,
+        http: HttpTransfers | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._storage = storage
@@ -76,6 +80,7 @@ class ProviderActivities:
         self._agreement = agreement
         self._runtimes = dict(runtimes)
         self._work_root = work_root
+        self._http = http or HttpTransfers()
         self._now = now
         self._live: dict[ActivityId, Supervisor] = {}
         self._ended: dict[ActivityId, Supervisor] = {}
@@ -111,6 +116,9 @@ class ProviderActivities:
 
     async def _recover(self) -> None:
         """A supervisor does not outlive its node, and neither do its workers: whatever was live has ended."""
+        async with trio.open_nursery() as nursery:  # containers, machines and mounts first
+            for runtime in self._runtimes.values():
+                nursery.start_soon(runtime.clean_up)
         await trio.to_thread.run_sync(_empty_directory, self._work_root)
         for record in await self._storage.run(lambda c: list_activities(c, Role.PROVIDER, live_only=True)):
             log.warning("activity_lost_by_restart", activity_id=record.id)
@@ -198,6 +206,8 @@ class ProviderActivities:
                 self._data,
                 max_bytes=limits_of(agreement).storage_bytes,
                 fetching=self._fetching,
+                staging=self._work_root / f"{activity_id}.files",
+                http=self._http,
             ),
             self._work_root / activity_id,
             now=self._now,
@@ -216,11 +226,13 @@ class ProviderActivities:
         log.info("activity_created", activity_id=activity_id, agreement_id=agreement_id, peer=peer)
 
     def _runtime_of(self, agreement: Agreement) -> Runtime:
-        name = agreement.offer.get("golem.runtime.name")
-        runtime = self._runtimes.get(str(name))
-        if runtime is None:
-            raise UsageError(f"this provider has no runtime {name!r} any more", hint=f"it has {list(self._runtimes)}")
-        return runtime
+        offer = agreement.offer
+        for runtime in self._runtimes.values():
+            # The offer is what was agreed to: another backend of the same name is another thing.
+            if all(offer.get(name) == runtime.offer_properties().get(name) for name in _WHICH_RUNTIME):
+                return runtime
+        name = offer.get("golem.runtime.name")
+        raise UsageError(f"this provider has no such runtime {name!r} any more", hint=f"it has {list(self._runtimes)}")
 
     async def _on_exec(self, peer: PeerId, body: Any) -> object:
         order = _parse(wire.Exec, body)

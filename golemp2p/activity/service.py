@@ -8,6 +8,7 @@ from pathlib import Path
 
 import trio
 
+from golemp2p.activity.http import HttpTransfers
 from golemp2p.activity.ports import AgreementLookup, ContentStorePort, DataPort, RpcPort
 from golemp2p.activity.provider import ActivityEnded, EndListener, ProviderActivities
 from golemp2p.activity.requestor import RequestorActivities
@@ -31,6 +32,7 @@ class ActivityService:
         agreement: AgreementLookup,
         runtimes: Mapping[str, Runtime],
         work_root: Path,
+        http: HttpTransfers | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.provider = ProviderActivities(
@@ -41,6 +43,7 @@ class ActivityService:
             agreement=agreement,
             runtimes=runtimes,
             work_root=work_root,
+            http=http,
             now=now,
         )
         self.requestor = RequestorActivities(storage=storage, rpc=rpc, agreement=agreement, now=now)

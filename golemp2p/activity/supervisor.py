@@ -18,8 +18,9 @@ import trio
 from golemp2p import limits
 from golemp2p.activity.batch import Batch
 from golemp2p.activity.disk import TooManyFilesError, remove_tree, used_bytes
+from golemp2p.activity.receipts import Notary, wants_receipts
 from golemp2p.activity.transfers import Transfers
-from golemp2p.activity.usage import GIB, limits_of, usage_vector
+from golemp2p.activity.usage import GIB, limits_of, usage_vector, wants_fuel
 from golemp2p.core.activity import (
     ACTIVITY,
     RETURN_CODE_FAILED,
@@ -32,6 +33,7 @@ from golemp2p.core.activity import (
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.exescript import Command, Deploy, Run, Sign, Start, Terminate, Transfer, parse_script
 from golemp2p.core.ids import ActivityId, BatchId
+from golemp2p.core.receipt import Receipt
 from golemp2p.errors import ConflictError, GolemError, GoneError, NotFoundError, UsageError
 from golemp2p.runtimes.base import Deployment, EndReason, Runtime, RuntimeInstance, Usage
 
@@ -43,7 +45,7 @@ STOPPED = "stopped by a terminate command"
 class Supervisor:
     """``work_dir`` is this activity's own; ``changed`` is awaited after every change worth storing.
 
-    ``disk_scans`` bounds the threads that look at the disks of all activities.
+    ``disk_scans`` bounds the threads that look at the disks of all activities. ``notary`` signs deterministic runs.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Supervisor:
         now: Callable[[], float],
         changed: Callable[[Supervisor], Awaitable[None]],
         disk_scans: trio.CapacityLimiter | None = None,
+        notary: Notary | None = None,
     ) -> None:
         self.id = activity_id
         self.agreement = agreement
@@ -71,8 +74,10 @@ class Supervisor:
         self._now = now
         self._changed = changed
         self._disk_scans = disk_scans
+        self._notary = notary
         self._disk_bytes = 0  # the most that was seen
         self._instance: RuntimeInstance | None = None
+        self._watching = trio.CancelScope()  # of the instance's unexpected end
         self._past = Usage()  # of instances that a terminate command ended
         self._batches: dict[BatchId, Batch] = {}
         self._queue: deque[Batch] = deque()
@@ -198,7 +203,7 @@ class Supervisor:
             await trio.sleep(limits.DISK_POLL_S)
             if self._instance is None:
                 continue
-            look = partial(used_bytes, self._work_dir, enough_bytes=most_bytes)
+            look = partial(used_bytes, self._instance.disk, enough_bytes=most_bytes)
             try:
                 found = await trio.to_thread.run_sync(look, limiter=self._disk_scans, abandon_on_cancel=True)
             except TooManyFilesError as exc:
@@ -212,10 +217,10 @@ class Supervisor:
     async def _execute(self, batch: Batch) -> None:
         for index, command in enumerate(batch.commands):
             await batch.begin_command(index)
-            return_code, message = RETURN_CODE_FAILED, None
+            return_code, message, receipt = RETURN_CODE_FAILED, None, None
             try:
                 event = _rule(command, self.state)
-                return_code, message = await self._obey(batch, command)
+                return_code, message, receipt = await self._obey(batch, index, command)
                 if event is not None and return_code == 0:
                     self._apply(event)
             except GolemError as exc:
@@ -229,12 +234,12 @@ class Supervisor:
                 return_code=return_code,
                 message=message,
             )
-            await batch.finish_command(return_code, message)
+            await batch.finish_command(return_code, message, receipt)
             if return_code != 0:
                 return
 
-    async def _obey(self, batch: Batch, command: Command) -> tuple[int, str | None]:
-        """(return code, message). Raises GolemError for what cannot be done."""
+    async def _obey(self, batch: Batch, index: int, command: Command) -> tuple[int, str | None, Receipt | None]:
+        """(return code, message, receipt). Raises GolemError for what cannot be done."""
         match command:
             case Deploy():
                 await self._deploy(batch, command)
@@ -242,8 +247,12 @@ class Supervisor:
                 await self._deployed().start(command.args)
             case Run():
                 status = await self._deployed().run(command.entry_point, command.args, batch.sink(command))
+                receipt = None
+                if status.evidence is not None and self._notary is not None:
+                    receipt = self._notary.sign(self.agreement, self.id, batch.id, index, status.evidence)
                 if status.code != 0 or status.reason is not EndReason.EXITED:
-                    return status.code or RETURN_CODE_FAILED, failure_message(status.code, status.message)
+                    return status.code or RETURN_CODE_FAILED, failure_message(status.code, status.message), receipt
+                return 0, None, receipt
             case Transfer():
                 async with _reporting(batch, command.progress_s, f"{command.source} -> {command.target}") as report:
                     await self._transfers.transfer(command, self._deployed().files, report)
@@ -252,7 +261,7 @@ class Supervisor:
                 await self._drop_instance()
             case _:
                 raise UsageError(f"command {command.kind!r} is not supported by this runtime")
-        return 0, None
+        return 0, None, None
 
     async def _deploy(self, batch: Batch, command: Deploy) -> None:
         if command.networks:
@@ -260,7 +269,12 @@ class Supervisor:
         async with _reporting(batch, command.progress_s, "package") as report:
             package = await self._transfers.package(report)
         await trio.to_thread.run_sync(_fresh_directory, self._work_dir)
-        self._instance = await self._runtime.deploy(
+
+        async def tell(message: str, done: int, total: int | None, unit: str) -> None:
+            if command.progress_s is not None:
+                await batch.progress(Progress(message, done, total, unit))
+
+        instance = self._instance = await self._runtime.deploy(
             Deployment(
                 activity_id=self.id,
                 package=package.path,
@@ -270,8 +284,19 @@ class Supervisor:
                 limits=limits_of(self.agreement),
                 env=dict(command.env),
                 volumes=command.volumes,
+                deterministic=wants_receipts(self.agreement),
+                metered=wants_fuel(self.agreement),
+                progress=tell,
+                hostname=command.hostname,
             )
         )
+        self._watching = trio.CancelScope()
+        self._nursery.start_soon(self._watch_instance, instance, self._watching)
+
+    async def _watch_instance(self, instance: RuntimeInstance, scope: trio.CancelScope) -> None:
+        """What dies by itself ends the activity at once, and the requestor hears why."""
+        with scope:
+            self.end(await instance.lost())
 
     def _deployed(self) -> RuntimeInstance:
         if self._instance is None:
@@ -281,6 +306,7 @@ class Supervisor:
     async def _drop_instance(self) -> None:
         """The instance's processes and files are gone afterwards, whatever happens."""
         with trio.CancelScope(shield=True):
+            self._watching.cancel()
             instance = self._instance
             if instance is not None:
                 await instance.terminate()

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from golemp2p import limits
+from golemp2p.activity.disk import remove_tree
+from golemp2p.activity.http import HttpTransfers
 from golemp2p.activity.ports import ContentPort, ContentStorePort, DataPort
+from golemp2p.archives import check_format, pack, unpack
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.exescript import Transfer
 from golemp2p.core.ids import PeerId
@@ -67,10 +72,14 @@ class Transfers:
         *,
         max_bytes: int | None = None,
         fetching: dict[tuple[PeerId, str], trio.Lock] | None = None,
+        staging: Path,
+        http: HttpTransfers | None = None,
     ) -> None:
         self._agreement = agreement
         self._content = content
         self._data = data
+        self._staging = staging
+        self._http = http or HttpTransfers()
         self._fetching = {} if fetching is None else fetching
         self._max_bytes = min(max_bytes or limits.MAX_TRANSFER_BYTES, limits.MAX_TRANSFER_BYTES)
 
@@ -92,24 +101,69 @@ class Transfers:
         return found
 
     async def transfer(self, command: Transfer, files: GuestFiles, on_progress: OnProgress | None = None) -> None:
-        """Obey a ``transfer``. Raises errors that say what was wrong with it."""
-        if command.format is not None:
-            raise UsageError(f"transfer of directories (format {command.format[:20]!r}) is not supported yet")
+        """Obey a ``transfer``. With a ``format`` both ends are directories and what travels is an archive.
+
+        Raises errors that say what was wrong with it.
+        """
+        form = None if command.format is None else check_format(command.format)
         inward, outward = _container(command.source), _container(command.target)
-        if inward is not None and outward is not None:
-            async with files.reading(inward, max_bytes=self._max_bytes) as path:
-                await files.put(outward, path)
-        elif outward is not None:
-            content = await self._fetch(self._digest_of(command.source), on_progress)
-            await files.put(outward, content.path)
-        elif inward is not None:
-            slot = self._slot_of(command.target)
-            async with files.reading(inward, max_bytes=self._max_bytes) as path:
-                await self._data.push(
-                    self._agreement.requestor, slot, path, timeout_s=limits.TRANSFER_TIMEOUT_S, on_progress=on_progress
-                )
-        else:
+        if inward is None and outward is None:
             raise UsageError("transfer: one of from and to must be container:/path")
+        async with self._staged() as staging:
+            if inward is not None and outward is not None:
+                await self._copy(files, inward, outward, form, staging)
+            elif outward is not None:
+                path = await self._download(command.source, staging, on_progress)
+                if form is None:
+                    await files.put(outward, path)
+                else:
+                    tree = staging / "tree"
+                    await _in_thread(partial(unpack, path, tree, form, max_bytes=self._max_bytes))
+                    await files.put_tree(outward, tree)
+            elif inward is not None:
+                if form is None:
+                    async with files.reading(inward, max_bytes=self._max_bytes) as path:
+                        await self._upload(path, command.target, on_progress)
+                else:
+                    archive = staging / f"archive.{form}"
+                    await self._read_tree(files, inward, staging / "tree")
+                    await _in_thread(partial(pack, staging / "tree", archive, form))
+                    await self._upload(archive, command.target, on_progress)
+
+    async def _copy(self, files: GuestFiles, source: str, target: str, form: str | None, staging: Path) -> None:
+        if form is None:
+            async with files.reading(source, max_bytes=self._max_bytes) as path:
+                await files.put(target, path)
+        else:
+            await self._read_tree(files, source, staging / "tree")
+            await files.put_tree(target, staging / "tree")
+
+    async def _read_tree(self, files: GuestFiles, source: str, target: Path) -> None:
+        await files.get_tree(source, target, max_bytes=self._max_bytes, max_files=limits.MAX_TREE_FILES)
+
+    async def _download(self, url: str, staging: Path, on_progress: OnProgress | None) -> Path:
+        if _is_http(url):
+            target = staging / "download"
+            await self._http.download(url, target, max_bytes=self._max_bytes, on_progress=on_progress)
+            return target
+        return (await self._fetch(self._digest_of(url), on_progress)).path
+
+    async def _upload(self, path: Path, url: str, on_progress: OnProgress | None) -> None:
+        if _is_http(url):
+            await self._http.upload(path, url, on_progress=on_progress)
+            return
+        slot, timeout_s = self._slot_of(url), limits.TRANSFER_TIMEOUT_S
+        await self._data.push(self._agreement.requestor, slot, path, timeout_s=timeout_s, on_progress=on_progress)
+
+    @asynccontextmanager
+    async def _staged(self) -> AsyncIterator[Path]:
+        """A directory of this activity's own for what is on its way; gone afterwards."""
+        await _in_thread(partial(_make_private, self._staging))
+        try:
+            yield self._staging
+        finally:
+            with trio.CancelScope(shield=True):
+                await _in_thread(partial(remove_tree, self._staging))
 
     async def _fetch(self, digest: str, on_progress: OnProgress | None) -> ContentPort:
         key = self._agreement.requestor, digest
@@ -139,11 +193,6 @@ class Transfers:
 
     def _slot_of(self, url: str) -> str:
         """The last part of a gftp URL of the agreement's requestor."""
-        scheme = url.partition(":")[0].lower()
-        if scheme in ("http", "https"):
-            raise PolicyError(
-                f"{scheme} transfers are switched off on this provider", hint="publish the file by gftp instead"
-            )
         match = _GFTP.match(url)
         if match is None:
             raise UsageError(f"URL {url[:120]!r} is not supported", hint="gftp://0x<address>/<hash or slot>")
@@ -157,6 +206,19 @@ class Transfers:
 
 def _container(url: str) -> str | None:
     return url.removeprefix("container:") if url.startswith("container:") else None
+
+
+def _is_http(url: str) -> bool:
+    return url.partition(":")[0].lower() in ("http", "https")
+
+
+async def _in_thread(work: Callable[[], object]) -> None:
+    await trio.to_thread.run_sync(work)
+
+
+def _make_private(path: Path) -> None:
+    remove_tree(path)
+    path.mkdir(parents=True, mode=0o700)
 
 
 def _hash_file(path: Path, alg: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from golemp2p import limits
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.properties import Properties
 from golemp2p.runtimes.base import Limits, Usage
@@ -14,6 +15,11 @@ _MOST: Final = 2**53  # a limit beyond it is none; the numbers below it fit the 
 WALL_PROPERTY: Final = "golem.!exp.golemp2p.limit.wall_sec"
 CPU_PROPERTY: Final = "golem.!exp.golemp2p.limit.cpu_sec"
 FUEL_PROPERTY: Final = "golem.!exp.golemp2p.limit.fuel"
+CPUS_PROPERTY: Final = "golem.!exp.golemp2p.limit.cpus"
+MEMORY_PROPERTY: Final = "golem.!exp.golemp2p.limit.memory_gib"
+STORAGE_PROPERTY: Final = "golem.!exp.golemp2p.limit.storage_gib"
+PROCESSES_PROPERTY: Final = "golem.!exp.golemp2p.limit.processes"
+DETERMINISTIC_PROPERTY: Final = "golem.!exp.golemp2p.deterministic"
 
 
 def usage_vector(agreement: Agreement, used: Usage, duration_s: float) -> tuple[float, ...]:
@@ -28,16 +34,30 @@ def usage_vector(agreement: Agreement, used: Usage, duration_s: float) -> tuple[
 
 
 def limits_of(agreement: Agreement) -> Limits:
-    """Memory and storage as offered; limits of one command as the demand asks (the properties above)."""
-    memory, storage = _number(agreement.offer, "golem.inf.mem.gib"), _number(agreement.offer, "golem.inf.storage.gib")
-    fuel = _number(agreement.demand, FUEL_PROPERTY)
+    """What the offer has, of that no more than the demand asks for (the properties above)."""
+    offer, demand = agreement.offer, agreement.demand
+    memory = _least(_number(offer, "golem.inf.mem.gib"), _number(demand, MEMORY_PROPERTY))
+    storage = _least(_number(offer, "golem.inf.storage.gib"), _number(demand, STORAGE_PROPERTY))
+    processes = _number(demand, PROCESSES_PROPERTY)
+    fuel = _number(demand, FUEL_PROPERTY)
     return Limits(
         memory_bytes=None if memory is None else int(memory * GIB),
         storage_bytes=None if storage is None else int(storage * GIB),
-        cpu_s=_number(agreement.demand, CPU_PROPERTY),
-        wall_s=_number(agreement.demand, WALL_PROPERTY),
+        cpu_s=_number(demand, CPU_PROPERTY),
+        wall_s=_number(demand, WALL_PROPERTY),
         fuel=None if fuel is None else int(fuel),
+        cpus=_least(_number(offer, "golem.inf.cpu.threads"), _number(demand, CPUS_PROPERTY)),
+        processes=None if processes is None else min(max(int(processes), 1), limits.MAX_GUEST_PROCESSES),
     )
+
+
+def wants_fuel(agreement: Agreement) -> bool:
+    """Whether fuel is limited or paid for; counting what nobody asks for makes programs slower by a third."""
+    return limits_of(agreement).fuel is not None or "golem.usage.fuel" in agreement.usage_vector
+
+
+def _least(*numbers: float | None) -> float | None:
+    return min((number for number in numbers if number is not None), default=None)
 
 
 def _number(properties: Properties, name: str) -> float | None:

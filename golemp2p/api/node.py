@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -29,7 +29,7 @@ from golemp2p.identity import Signer
 from golemp2p.market.service import MarketService
 from golemp2p.net.port import Network
 from golemp2p.payment.service import PaymentService
-from golemp2p.runtimes.base import Runtime
+from golemp2p.runtimes.registry import Runtimes
 from golemp2p.storage import Storage
 from golemp2p.storage import app_keys as rows
 from golemp2p.wire.rest import node as rest
@@ -53,7 +53,7 @@ class NodeContext:
     payment: PaymentService
     storage: Storage
     keys: AppKeys
-    runtimes: Mapping[str, Runtime]
+    runtimes: Runtimes
     rest_url: str
     started_at: float
 
@@ -141,11 +141,15 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
     @router.get("/golemp2p/v1/runtimes")
     async def runtimes(_caller: Me) -> Response:
         """What this node can run, with the offer properties that describe it."""
-        found = [
-            rest.RuntimeInfo(name=r.name, version=r.version, properties=dict(r.offer_properties()))
-            for r in node.runtimes.values()
-        ]
-        return JSONResponse([r.to_json() for r in found])
+        return JSONResponse([_runtime(name, node.runtimes).to_json() for name in node.runtimes])
+
+    @router.get("/golemp2p/v1/runtimes/{runtime:path}")
+    async def runtime(runtime: str, _caller: Me) -> Response:
+        """One of them, tried out: the first call waits until it has run something for real."""
+        if runtime not in node.runtimes:
+            raise NotFoundError(f"this node has no runtime {runtime!r}", hint=f"it has: {', '.join(node.runtimes)}")
+        await node.runtimes.probe(runtime)
+        return JSONResponse(_runtime(runtime, node.runtimes).to_json())
 
     @router.get("/golemp2p/v1/offers")
     async def offers(
@@ -191,6 +195,20 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
             "endReason": None if found.end_reason is None else dict(found.end_reason),
         }
         return JSONResponse(body)
+
+
+def _runtime(name: str, runtimes: Runtimes) -> rest.RuntimeInfo:
+    runtime, probe = runtimes[name], runtimes.probed(name)
+    return rest.RuntimeInfo(
+        id=name,
+        name=runtime.name,
+        version=runtime.version,
+        properties=dict(runtime.offer_properties()),
+        works=None if probe is None else probe.works,
+        reason="" if probe is None else probe.reason,
+        hint="" if probe is None else probe.hint,
+        measured={} if probe is None else dict(probe.measured),
+    )
 
 
 async def _look_through(

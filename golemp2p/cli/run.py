@@ -170,7 +170,7 @@ def terms_of(settings: Settings) -> ProviderTerms:
     """The provider section as the agent takes it."""
     from golemp2p.provider import ProviderTerms
 
-    return ProviderTerms(**settings.provider.model_dump(exclude={"runtimes"}))
+    return ProviderTerms(**settings.provider.model_dump(exclude={"runtimes", "http_transfers"}))
 
 
 def _announce(found: dict[str, Any], *, as_json: bool) -> None:

@@ -29,6 +29,11 @@ class NodeApi:
     async def runtimes(self) -> list[rest.RuntimeInfo]:
         return [rest.RuntimeInfo.model_validate(r) for r in await self._session.request("GET", f"{_PREFIX}/runtimes")]
 
+    async def runtime(self, name: str, *, timeout_s: float = 120.0) -> rest.RuntimeInfo:
+        """One of them with the verdict of a trial; the first call waits for it."""
+        found = await self._session.request("GET", f"{_PREFIX}/runtimes/{name}", timeout_s=timeout_s)
+        return rest.RuntimeInfo.model_validate(found)
+
     async def offers(
         self, constraints: str = "()", *, subnet: str | None = None, limit: int = 100
     ) -> list[market_rest.Offer]:

@@ -17,7 +17,6 @@ from golemp2p.provider.billing import Contract, again, give_up, invoice_id_of, s
 from golemp2p.provider.negotiator import Refusal, answer
 from golemp2p.provider.offer import ProviderTerms, offer_constraints, offer_properties
 from golemp2p.wire.rest.market import MarketEvent
-from golemp2p.wire.rest.node import RuntimeInfo
 
 log = structlog.get_logger("golemp2p.provider")
 
@@ -41,9 +40,13 @@ class Agent:
 
     # --- offers ---
 
-    async def sell(self, runtime: RuntimeInfo) -> None:
-        """Keep an offer of ``runtime`` on the market while there is capacity."""
+    async def sell(self, name: str) -> None:
+        """Keep an offer of this runtime on the market while there is capacity, if the machine can run it."""
         client = self._client
+        runtime = await again(client.node.runtime)(name)
+        if not runtime.works:
+            log.warning("runtime_not_offered", runtime=name, reason=runtime.reason, hint=runtime.hint)
+            return
         accounts = await again(client.payment.accounts)()
         if not accounts:
             log.warning("no_payment_network", hint="nobody can pay this node: set [[payment.networks]]")
@@ -53,7 +56,7 @@ class Agent:
             constraints = offer_constraints(now=time.time(), subnet=self._subnet)
             offer = await again(client.market.subscribe)("offers", properties, constraints)
             self._offers[offer] = (properties, constraints)
-            log.info("offer_published", offer=offer, runtime=runtime.name)
+            log.info("offer_published", offer=offer, runtime=name)
             try:
                 while self._free > 0:
                     for event in await again(client.market.events)("offers", offer, timeout_s=POLL_S):
@@ -218,4 +221,4 @@ async def run_provider(client: NodeClient, terms: ProviderTerms, *, subnet: str)
         group.start_soon(agent.watch_activities)
         group.start_soon(agent.watch_agreements)
         for runtime in runtimes:
-            group.start_soon(agent.sell, runtime)
+            group.start_soon(agent.sell, runtime.id)

@@ -1,7 +1,7 @@
 """What is offered: hardware, runtime, price, payment platforms, as Golem's properties (protocols/market.md).
 
-Billed are running time and CPU time (USAGE_VECTOR), as everywhere in Golem. Fuel, which a wasm runtime counts too, only
-limits a program; it is no usage counter, because agents know a price for these two.
+Billed are running time and CPU time, as everywhere in Golem (USAGE_VECTOR). Disk space and a wasm runtime's fuel are
+counted, too; they become usage counters where the owner sets a price for them, because agents know prices of the two.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class ProviderTerms:
     price_start: float = 0.0
     price_per_hour: float = 0.02
     price_per_cpu_hour: float = 0.1
+    price_per_storage_gib: float = 0.0  # of the most that was in use at a time
+    price_per_gfuel: float = 0.0
     max_activities: int = 2
     memory_gib: float | None = None
     storage_gib: float = 2.0
@@ -44,8 +46,18 @@ class ProviderTerms:
 
     @property
     def coeffs(self) -> list[float]:
-        """Price per second, per cpu-second, and the start price; always floats (yapapi drops offers with integers)."""
-        return [self.price_per_hour / HOUR_S, self.price_per_cpu_hour / HOUR_S, float(self.price_start)]
+        """A price per counter of the usage vector, then the start price; floats (yapapi drops offers with integers)."""
+        further = [float(price) for _, price in self._further]
+        return [self.price_per_hour / HOUR_S, self.price_per_cpu_hour / HOUR_S, *further, float(self.price_start)]
+
+    @property
+    def usage_vector(self) -> list[str]:
+        return [*USAGE_VECTOR, *(counter for counter, _ in self._further)]
+
+    @property
+    def _further(self) -> list[tuple[str, float]]:
+        prices = (("golem.usage.storage_gib", self.price_per_storage_gib), ("golem.usage.fuel", self.price_per_gfuel))
+        return [(counter, price) for counter, price in prices if price > 0]
 
 
 def machine_memory_gib() -> float:
@@ -70,7 +82,7 @@ def offer_properties(
         "golem.activity.caps.transfer.protocol": ["gftp"],
         "golem.com.scheme": "payu",
         "golem.com.pricing.model": "linear",
-        "golem.com.usage.vector": list(USAGE_VECTOR),
+        "golem.com.usage.vector": [*terms.usage_vector],
         "golem.com.pricing.model.linear.coeffs": list(terms.coeffs),
         "golem.com.payment.protocol.version": 3,
         NOTE_INTERVAL: round(terms.debit_note_interval_s),

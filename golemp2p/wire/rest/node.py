@@ -37,11 +37,16 @@ class Peer(RestModel):
 
 
 class RuntimeInfo(RestModel):
-    """``properties``: those of the offer that describe the runtime."""
+    """``properties``: those of the offer that describe the runtime. ``works`` is null until it was tried."""
 
+    id: str
     name: str
     version: str
     properties: Properties
+    works: bool | None = None
+    reason: str = ""
+    hint: str = ""
+    measured: dict[str, float] = Field(default_factory=dict)
 
 
 class DemandTerms(RestModel):

@@ -51,12 +51,15 @@ class Data:
 SLOW, QUICK = PeerId("slow"), PeerId("quick")
 
 
-async def test_a_requestor_that_sends_slowly_holds_up_nobody_else(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_requestor_that_sends_slowly_holds_up_nobody_else(
+    autojump_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
     store, fetching = Store(), dict[tuple[PeerId, str], trio.Lock]()
     data = Data(store, {SLOW: 3_000.0, QUICK: 1.0})
     ended_s: dict[str, float] = {}
     slow, quick, second = (
-        Transfers(replace(AGREEMENT, requestor=peer), store, data, fetching=fetching) for peer in (SLOW, QUICK, QUICK)
+        Transfers(replace(AGREEMENT, requestor=peer), store, data, fetching=fetching, staging=tmp_path)
+        for peer in (SLOW, QUICK, QUICK)
     )
 
     async def fetch(name: str, transfers: Transfers) -> None:

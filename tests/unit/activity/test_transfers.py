@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from golemp2p import limits
 from golemp2p.activity.transfers import Package, parse_package
 from golemp2p.activity.usage import limits_of, usage_vector
 from golemp2p.core.agreement import Agreement, AgreementState, Role
@@ -68,8 +69,25 @@ def test_limits_come_from_the_offer_and_the_demand() -> None:
     assert limits_of(replace(AGREEMENT, offer={"golem.inf.mem.gib": "lots"})) == Limits()
 
 
+def test_a_demand_may_ask_for_less_than_offered_and_never_gets_more() -> None:
+    offer = {"golem.inf.mem.gib": 4, "golem.inf.cpu.threads": 4, "golem.inf.storage.gib": 2.0}
+
+    def asked(**wanted: float) -> Limits:
+        demand = {f"golem.!exp.golemp2p.limit.{name}": value for name, value in wanted.items()}
+        return limits_of(replace(AGREEMENT, offer=dict(offer), demand={**demand}))
+
+    less = asked(memory_gib=1, cpus=0.5, storage_gib=0.5, processes=20)
+    assert less == Limits(memory_bytes=2**30, storage_bytes=2**29, cpus=0.5, processes=20)
+    more = asked(memory_gib=64, cpus=64, storage_gib=64, processes=10**6)
+    assert (more.memory_bytes, more.storage_bytes, more.cpus) == (4 * 2**30, 2 * 2**30, 4.0)
+    assert more.processes == limits.MAX_GUEST_PROCESSES
+
+
+NAMES = ("wall_sec", "cpu_sec", "fuel", "cpus", "memory_gib", "storage_gib", "processes")
+
+
 @pytest.mark.parametrize("odd", [10**400, 1e308, float("inf"), float("nan"), -1, True])
 def test_limits_that_are_no_sensible_numbers_are_none(odd: float) -> None:
     names = ("golem.inf.mem.gib", "golem.inf.storage.gib")
-    demand = {f"golem.!exp.golemp2p.limit.{name}": odd for name in ("wall_sec", "cpu_sec", "fuel")}
+    demand = {f"golem.!exp.golemp2p.limit.{name}": odd for name in NAMES}
     assert limits_of(replace(AGREEMENT, offer=dict.fromkeys(names, odd), demand={**demand})) == Limits()

@@ -322,4 +322,7 @@ class _Node:
         ]
 
     async def runtimes(self) -> list[Any]:
-        return [SimpleNamespace(name="wasmtime", properties={"golem.runtime.name": "wasmtime"})]
+        return [await self.runtime("wasmtime")]
+
+    async def runtime(self, name: str) -> Any:
+        return SimpleNamespace(id=name, name=name, properties={"golem.runtime.name": name}, works=True)

@@ -1,0 +1,1 @@
+"""Runtime "vm", backend docker: container images on a Docker-compatible engine."""

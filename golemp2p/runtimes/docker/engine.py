@@ -1,0 +1,174 @@
+"""A Docker-compatible engine through the `docker` SDK: its calls block, so each runs in a worker thread.
+
+Only what the runtime needs. Everything the SDK raises becomes :class:`EngineError` with the engine's own words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import docker
+import requests
+import trio
+
+from golemp2p import limits
+from golemp2p.runtimes.base import RuntimeFailureError
+
+T = TypeVar("T")
+
+SOCKETS: Final = ("/run/docker.sock", "/var/run/docker.sock", "/run/podman/podman.sock")
+
+
+class EngineError(RuntimeFailureError):
+    """The engine refused or does not answer."""
+
+    code = "engine"
+
+
+def find_engine() -> str | None:
+    """Where an engine may listen: DOCKER_HOST, else the first of the usual sockets that exists."""
+    if url := os.environ.get("DOCKER_HOST"):
+        return url
+    own = [f"{directory}/podman/podman.sock" for directory in [os.environ.get("XDG_RUNTIME_DIR")] if directory]
+    return next((f"unix://{path}" for path in (*SOCKETS, *own) if Path(path).exists()), None)
+
+
+class Engine:
+    """One engine. ``url`` as DOCKER_HOST has it. Threads: at most ENGINE_CALLS_AT_ONCE calls at a time."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._limiter = trio.CapacityLimiter(limits.ENGINE_CALLS_AT_ONCE)
+        self._api: Any = None
+
+    async def call(self, use: Callable[[Any], T], *, timeout_s: float = limits.ENGINE_CALL_TIMEOUT_S) -> T:
+        """``use`` the SDK's low-level client in a thread. Raises EngineError.
+
+        Cancelling abandons the thread: the engine ends the call by itself, or the client's timeout does.
+        """
+
+        def work() -> T:
+            if self._api is None:
+                self._api = docker.APIClient(self.url, timeout=limits.ENGINE_CALL_TIMEOUT_S, version="auto")
+            return use(self._api)
+
+        try:
+            with trio.fail_after(timeout_s):
+                return await trio.to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
+        except trio.TooSlowError:
+            raise EngineError(f"the container engine did not answer within {timeout_s:g} s") from None
+        except docker.errors.APIError as exc:
+            raise EngineError(f"the container engine refused: {exc.explanation or exc}"[:800]) from None
+        except (docker.errors.DockerException, requests.RequestException, OSError) as exc:
+            raise EngineError(
+                f"the container engine at {self.url} does not answer: {_short(exc)}",
+                hint="is it running? DOCKER_HOST or the setting vm.engine say where",
+            ) from None
+
+    async def version(self) -> Mapping[str, Any]:
+        return await self.call(lambda api: api.version())
+
+    async def info(self) -> Mapping[str, Any]:
+        return await self.call(lambda api: api.info())
+
+    async def image(self, name: str) -> Mapping[str, Any] | None:
+        """What the engine says of an image, None when it has none of that name."""
+
+        def look(api: Any) -> Mapping[str, Any] | None:
+            try:
+                found: Mapping[str, Any] = api.inspect_image(name)
+            except docker.errors.ImageNotFound:
+                return None
+            return found
+
+        return await self.call(look)
+
+    async def load(self, archive: Path, name: str) -> Mapping[str, Any]:
+        """Load a docker-archive that is tagged ``name``."""
+
+        def load(api: Any) -> Mapping[str, Any]:
+            with archive.open("rb") as file:
+                said = [line for line in api.load_image(file) if "error" in line]
+            if said:
+                raise docker.errors.APIError(str(said[0]["error"]))
+            found: Mapping[str, Any] = api.inspect_image(name)
+            return found
+
+        return await self.call(load, timeout_s=limits.IMAGE_LOAD_TIMEOUT_S)
+
+    async def images(self, reference: str) -> Sequence[Mapping[str, Any]]:
+        return await self.call(lambda api: api.images(filters={"reference": reference}))
+
+    async def remove_image(self, name: str) -> None:
+        with contextlib.suppress(EngineError):  # in use, or gone already
+            await self.call(lambda api: api.remove_image(name))
+
+    async def pull(self, reference: str) -> Mapping[str, Any]:
+        """A registry reference with its digest."""
+
+        def pull(api: Any) -> Mapping[str, Any]:
+            repository, _, digest = reference.partition("@")
+            for line in api.pull(repository, tag=digest, stream=True, decode=True):
+                if "error" in line:
+                    raise docker.errors.APIError(str(line["error"]))
+            found: Mapping[str, Any] = api.inspect_image(reference)
+            return found
+
+        return await self.call(pull, timeout_s=limits.IMAGE_LOAD_TIMEOUT_S)
+
+    async def create(self, **config: Any) -> str:
+        """A container's id; arguments as of APIClient.create_container, ``host`` as of create_host_config."""
+        host = config.pop("host")
+
+        def create(api: Any) -> str:
+            made = api.create_container(host_config=api.create_host_config(**host), **config)
+            return str(made["Id"])
+
+        return await self.call(create)
+
+    async def attach(self, container: str) -> socket.socket:
+        """A raw connection to the stdin, stdout and stderr of a container that is not started yet."""
+        wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1, "logs": 0}
+
+        def attach(api: Any) -> socket.socket:
+            answer = api.attach_socket(container, params=wanted)
+            raw = getattr(answer, "_sock", answer)  # SocketIO over the connection
+            # Ours lives on when the SDK's objects are collected.
+            return socket.socket(fileno=os.dup(raw.fileno()))
+
+        return await self.call(attach)
+
+    async def start(self, container: str) -> None:
+        await self.call(lambda api: api.start(container))
+
+    async def inspect(self, container: str) -> Mapping[str, Any]:
+        return await self.call(lambda api: api.inspect_container(container))
+
+    async def remove(self, container: str) -> None:
+        """Kill and remove; no error when it is gone."""
+
+        def remove(api: Any) -> None:
+            with contextlib.suppress(docker.errors.NotFound):
+                api.remove_container(container, force=True, v=True)
+
+        await self.call(remove)
+
+    async def containers(self, label: str) -> Sequence[str]:
+        found = await self.call(lambda api: api.containers(all=True, filters={"label": label}))
+        return [str(one["Id"]) for one in found]
+
+    async def stats(self, container: str) -> Mapping[str, Any]:
+        return await self.call(lambda api: api.stats(container, stream=False, one_shot=True))
+
+
+def _short(exc: BaseException) -> str:
+    text = str(exc)
+    for known in ("No such file or directory", "Connection refused", "Permission denied", "timed out"):
+        if known in text:
+            return known
+    return text[:200]

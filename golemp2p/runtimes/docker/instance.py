@@ -1,0 +1,184 @@
+"""One activity's container."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from golemp2p import limits
+from golemp2p.runtimes.base import (
+    Deployment,
+    EndReason,
+    ExitStatus,
+    OutputSink,
+    RuntimeFailureError,
+    Usage,
+)
+from golemp2p.runtimes.docker.attach import AttachedStream
+from golemp2p.runtimes.docker.cgroups import Cgroup, cgroup_of
+from golemp2p.runtimes.docker.engine import Engine, EngineError
+from golemp2p.runtimes.docker.workvolume import IMAGE, drop_volume
+from golemp2p.runtimes.guest.session import GuestSession, open_session
+from golemp2p.runtimes.hostfiles import HostFiles
+
+log = structlog.get_logger(__name__)
+
+WORK: Final = "/golem/work"
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+CODE_BUDGET: Final = 152
+CODE_KILLED: Final = 137
+CODE_WALL: Final = 124
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A created container: ``volumes`` guest path -> host directory, ``env`` and ``cwd`` as the image has them."""
+
+    engine: Engine
+    container: str
+    volumes: Mapping[str, Path]
+    env: Mapping[str, str]
+    cwd: str
+
+
+class DockerInstance:
+    def __init__(self, deployment: Deployment, machine: Machine) -> None:
+        self._deployment = deployment
+        self._machine = machine
+        self._files = HostFiles(machine.volumes)
+        self._session: GuestSession | None = None
+        self._cgroup = Cgroup({})
+        self._upper: Path | None = None
+        self._started = trio.Event()
+        self._terminated = False
+        self._sampled = Usage()
+
+    @property
+    def files(self) -> HostFiles:
+        return self._files
+
+    @property
+    def disk(self) -> Sequence[Path]:
+        """The volumes' image (or directories), and what the container wrote elsewhere, where we may see it."""
+        image = self._deployment.work_dir / IMAGE
+        own = [image] if image.exists() else [self._deployment.work_dir / "volumes"]
+        return [*own, self._upper] if self._upper is not None else own
+
+    async def start(self, args: Sequence[str]) -> None:
+        """Start the container; ``args`` have no meaning here."""
+        if self._session is not None:
+            raise RuntimeFailureError("the container was started before")
+        engine, container = self._machine.engine, self._machine.container
+        connection = await engine.attach(container)
+        stream = AttachedStream(connection, container)
+        try:
+            await engine.start(container)
+            facts = await engine.inspect(container)
+            self._session = await open_session(
+                stream, self._deployment.nursery, hello_timeout_s=limits.GUEST_HELLO_TIMEOUT_S
+            )
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        self._cgroup = cgroup_of(int(facts["State"]["Pid"]))
+        upper = (facts.get("GraphDriver", {}).get("Data") or {}).get("UpperDir")
+        if upper and await trio.Path(upper).is_dir():
+            self._upper = Path(upper)
+        if not self._cgroup.readable:
+            self._deployment.nursery.start_soon(self._sample)
+        self._started.set()
+
+    async def run(self, entry_point: str, args: Sequence[str], output: OutputSink) -> ExitStatus:
+        session = self._alive()
+        agreed = self._deployment.limits
+        env = {"PATH": PATH, **self._machine.env, **self._deployment.env}
+        before = self._cgroup.counters()
+        over: list[EndReason] = []
+        with trio.CancelScope() as stop:
+            async with trio.open_nursery() as nursery:
+                if agreed.cpu_s is not None:
+                    nursery.start_soon(self._watch_cpu, before.cpu_s + agreed.cpu_s, stop, over)
+                with trio.move_on_after(math.inf if agreed.wall_s is None else agreed.wall_s) as wall:
+                    ended = await session.run(
+                        [entry_point, *args], env=env, cwd=self._machine.cwd, limits=agreed, output=output
+                    )
+                nursery.cancel_scope.cancel()
+        if over:
+            return ExitStatus(CODE_BUDGET, EndReason.CPU_LIMIT, f"used up its {agreed.cpu_s:g} CPU seconds")
+        if wall.cancelled_caught:
+            return ExitStatus(
+                CODE_WALL, EndReason.WALL_LIMIT, f"stopped after {agreed.wall_s:g} s, the limit of one command"
+            )
+        code = 128 + ended.signal if ended.signal else ended.code
+        if code == CODE_KILLED and self._cgroup.counters().oom_kills > before.oom_kills:
+            mib = (agreed.memory_bytes or limits.DEFAULT_GUEST_MEMORY_BYTES) // limits.MIB
+            return ExitStatus(code, EndReason.OUT_OF_MEMORY, f"killed for using more than its {mib} MiB of memory")
+        if ended.signal:
+            return ExitStatus(code, EndReason.KILLED, f"killed by signal {ended.signal}")
+        return ExitStatus(code)
+
+    async def connect(self, port: int) -> trio.abc.HalfCloseableStream:
+        return await self._alive().connect(port)
+
+    async def lost(self) -> str:
+        await self._started.wait()
+        why = await self._alive().lost()
+        try:
+            state = (await self._machine.engine.inspect(self._machine.container))["State"]
+        except EngineError as exc:
+            return f"the container engine stopped or lost the container: {exc.message}"
+        if state.get("OOMKilled"):
+            return "the container was killed for using more memory than agreed"
+        if state.get("Running"):
+            return f"the container's agent broke: {why}"
+        return f"the container ended (status {state.get('ExitCode')}): {why}"
+
+    def usage(self) -> Usage:
+        if not self._cgroup.readable:
+            return self._sampled
+        counted = self._cgroup.counters()
+        return Usage(counted.cpu_s, 0, counted.memory_peak_bytes, 0)
+
+    async def terminate(self) -> None:
+        if self._terminated:
+            return
+        self._terminated = True
+        self.usage()  # the counters go with the container
+        try:
+            await self._machine.engine.remove(self._machine.container)
+        except EngineError as exc:  # a restarted node finds it by its label
+            log.warning("container_not_removed", container=self._machine.container[:12], error=str(exc))
+        if self._session is not None:
+            await self._session.aclose()
+        await trio.to_thread.run_sync(drop_volume, self._deployment.work_dir)
+
+    def _alive(self) -> GuestSession:
+        if self._session is None:
+            raise RuntimeFailureError("the container is not started")
+        return self._session
+
+    async def _watch_cpu(self, until_s: float, stop: trio.CancelScope, over: list[EndReason]) -> None:
+        while self.usage().cpu_s < until_s:  # noqa: ASYNC110 - the kernel's counter has no event
+            await trio.sleep(limits.GUEST_USAGE_POLL_S)
+        over.append(EndReason.CPU_LIMIT)
+        stop.cancel()
+
+    async def _sample(self) -> None:
+        """For engines whose cgroups we cannot read (rootless, another machine): ask the engine now and then."""
+        while not self._terminated:
+            try:
+                found = await self._machine.engine.stats(self._machine.container)
+            except EngineError:
+                return
+            cpu_s = found.get("cpu_stats", {}).get("cpu_usage", {}).get("total_usage", 0) / 1e9
+            memory = found.get("memory_stats", {})
+            peak = int(memory.get("max_usage") or memory.get("usage") or 0)
+            past = self._sampled
+            self._sampled = Usage(max(past.cpu_s, cpu_s), 0, max(past.memory_peak_bytes, peak), 0)
+            await trio.sleep(limits.ENGINE_STATS_POLL_S)

@@ -1,0 +1,256 @@
+"""Runtime "vm", backend docker: one hardened container per activity, kept until its end; `run` starts processes in it.
+
+The container's main process is our guest agent (runtimes.guest), bind-mounted read-only, so that any image will do,
+also an empty one. It starts the payload's processes and streams their output over the container's stdin and stdout:
+a run costs milliseconds, ends with the process (not with its pipes), and needs no exec call of the engine. When the
+node dies the agent's stdin closes, it leaves, and the container ends with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import trio
+
+from golemp2p import __version__, limits
+from golemp2p.images import convert_image
+from golemp2p.runtimes.base import Deployment, Probe, RuntimeFailureError
+from golemp2p.runtimes.docker.engine import Engine, EngineError, find_engine
+from golemp2p.runtimes.docker.instance import WORK, DockerInstance, Machine
+from golemp2p.runtimes.docker.trial import trial_image
+from golemp2p.runtimes.docker.workvolume import drop_all, make_volume
+from golemp2p.runtimes.guest.build import agent_binary
+from golemp2p.runtimes.probing import probe_by_running
+
+log = structlog.get_logger(__name__)
+
+LABEL: Final = "golemp2p.node"
+AGENT: Final = "/.golemp2p-agent"
+REPOSITORY: Final = "golemp2p/image"
+INSTALL: Final = "install Docker (Debian: apt install docker.io) or podman, or set vm.engine to where it listens"
+RUNTIME_ISOLATION: Final = (("runsc", "gvisor"), ("gvisor", "gvisor"), ("kata", "microvm"))
+
+
+@dataclass(frozen=True)
+class DockerSettings:
+    """``engine``: its URL, else DOCKER_HOST and the usual sockets. ``oci_runtime``: runsc, kata … as the engine has it.
+
+    ``run_as``: uid[:gid] for all payloads instead of the image's user. ``pull``: prefixes of registry references that
+    may be pulled (by digest).
+    """
+
+    engine: str = ""
+    oci_runtime: str = ""
+    run_as: str = ""
+    read_only_root: bool = False
+    pull: tuple[str, ...] = ()
+
+
+class DockerRuntime:
+    """``cache_dir`` holds the compiled agent; ``work_root`` names this node in labels, mounts are left below it."""
+
+    def __init__(self, settings: DockerSettings, cache_dir: Path, work_root: Path) -> None:
+        self._settings = settings
+        self._cache_dir = cache_dir
+        self._work_root = work_root
+        self._owner = hashlib.sha256(str(work_root.resolve()).encode()).hexdigest()[:24]
+        self._engine: Engine | None = None
+        self._loading: dict[str, trio.Lock] = {}
+        self._mounts = True  # whether volumes can have a file system of their own; tried once
+
+    @property
+    def id(self) -> str:
+        return "vm/docker"
+
+    @property
+    def name(self) -> str:
+        return "vm"
+
+    @property
+    def version(self) -> str:
+        return __version__
+
+    @property
+    def isolation(self) -> str:
+        """The rung, by the engine's runtime."""
+        name = self._settings.oci_runtime.lower()
+        return next((rung for part, rung in RUNTIME_ISOLATION if part in name), "container")
+
+    def offer_properties(self) -> Mapping[str, str | float | bool | list[str]]:
+        return {
+            "golem.runtime.name": self.name,
+            "golem.runtime.version": self.version,
+            "golem.runtime.capabilities": ["oci", "gvmi", "connect"],
+            "golem.!exp.golemp2p.backend": "docker",
+            "golem.!exp.golemp2p.isolation": self.isolation,
+        }
+
+    async def probe(self) -> Probe:
+        """Start a container of an image that holds nothing but our agent."""
+        try:
+            engine = self._find()
+            facts = await engine.info()
+            agent = await trio.to_thread.run_sync(agent_binary, self._cache_dir)
+        except RuntimeFailureError as exc:
+            return Probe(False, exc.message, exc.hint or INSTALL)
+        known = facts.get("Runtimes") or {}
+        if (wanted := self._settings.oci_runtime) and wanted not in known:
+            return Probe(False, f"the engine has no runtime {wanted!r}, only {sorted(known)}", "vm.oci_runtime")
+        image = await trio.to_thread.run_sync(trial_image, agent)
+        return await probe_by_running(self, image, AGENT, "version")
+
+    async def clean_up(self) -> None:
+        """Containers and mounts of a node that was killed; images beyond the budget."""
+        await trio.to_thread.run_sync(drop_all, self._work_root)
+        try:
+            engine = self._find()
+            for container in await engine.containers(f"{LABEL}={self._owner}"):
+                log.warning("container_left_behind", container=container[:12])
+                await engine.remove(container)
+            await self._evict(engine)
+        except RuntimeFailureError as exc:  # no engine now: there is nothing left running either
+            log.info("engine_not_cleaned", error=str(exc))
+
+    async def deploy(self, deployment: Deployment) -> DockerInstance:
+        if deployment.deterministic:
+            raise RuntimeFailureError("a container's results are not repeatable", hint="use runtime wasmtime")
+        engine = self._find()
+        agent = await trio.to_thread.run_sync(agent_binary, self._cache_dir)
+        image = await self._image(engine, deployment)
+        config = image["Config"] or {}
+        # The agent is run by the container's user, which need not be ours.
+        shared = deployment.work_dir / "agent"
+        await trio.to_thread.run_sync(_copy_agent, agent, shared)
+        volumes = await self._volumes(deployment, [WORK, *(config.get("Volumes") or {}), *deployment.volumes])
+        binds = {str(host): {"bind": guest, "mode": "rw"} for guest, host in volumes.items()}
+        binds[str(shared)] = {"bind": AGENT, "mode": "ro"}
+        container = await engine.create(
+            image=image["Id"],
+            entrypoint=[AGENT],
+            command=["serve"],
+            hostname=deployment.hostname or "golem",
+            user=self._settings.run_as or config.get("User") or "",
+            working_dir="/",
+            environment={},
+            stdin_open=True,
+            labels={LABEL: self._owner, "golemp2p.activity": deployment.activity_id},
+            healthcheck={"test": ["NONE"]},
+            stop_signal="SIGKILL",
+            host=self._host_config(deployment, binds),
+        )
+        env = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
+        machine = Machine(engine, container, volumes, env, config.get("WorkingDir") or WORK)
+        return DockerInstance(deployment, machine)
+
+    def _host_config(self, deployment: Deployment, binds: Mapping[str, Any]) -> dict[str, Any]:
+        """Hardened: no network, no capability, no new privilege, the engine's seccomp profile, bounded everything."""
+        agreed = deployment.limits
+        memory_bytes = agreed.memory_bytes or limits.DEFAULT_GUEST_MEMORY_BYTES
+        storage_bytes = agreed.storage_bytes or limits.DEFAULT_ACTIVITY_DISK_BYTES
+        host: dict[str, Any] = {
+            "binds": binds,
+            "network_mode": "none",
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges"],
+            "mem_limit": memory_bytes,
+            "memswap_limit": memory_bytes,
+            "pids_limit": agreed.processes or limits.MAX_GUEST_PROCESSES,
+            "ulimits": _ulimits(storage_bytes),
+            "log_config": {"type": "none"},
+            "read_only": self._settings.read_only_root,
+            "restart_policy": {"Name": "no"},
+            "oom_score_adj": 500,  # the kernel takes a payload before the node
+        }
+        if self._settings.read_only_root:
+            host["tmpfs"] = {"/tmp": "", "/run": ""}  # noqa: S108 - in the container
+        if agreed.cpus is not None:
+            host["nano_cpus"] = int(agreed.cpus * 1e9)
+        if self._settings.oci_runtime:
+            host["runtime"] = self._settings.oci_runtime
+        return host
+
+    async def _volumes(self, deployment: Deployment, guests: Sequence[str]) -> dict[str, Path]:
+        root = deployment.work_dir / "volumes"
+        if self._mounts:
+            size_bytes = deployment.limits.storage_bytes or limits.DEFAULT_ACTIVITY_DISK_BYTES
+            try:
+                await trio.to_thread.run_sync(make_volume, deployment.work_dir, size_bytes)
+            except RuntimeFailureError as exc:
+                self._mounts = False
+                log.info("volumes_without_quota", error=str(exc), hint="only the once-a-second disk watch bounds them")
+        return await trio.to_thread.run_sync(_make_directories, root, tuple(dict.fromkeys(guests)))
+
+    async def _image(self, engine: Engine, deployment: Deployment) -> Mapping[str, Any]:
+        """The package as an image of the engine: converted and loaded once, known by the package's hash."""
+        name = f"{REPOSITORY}:{deployment.package_sha256}"
+        lock = self._loading.setdefault(name, trio.Lock())
+        async with lock:
+            found = await engine.image(name)
+            if found is None:
+                archive = deployment.work_dir / "image.tar"
+                if deployment.progress is not None:
+                    await deployment.progress("loading the image", 0, None, "")
+                await convert_image(deployment.package, archive, to="docker-archive", name=name)
+                found = await engine.load(archive, name)
+                await trio.to_thread.run_sync(archive.unlink)
+                log.info("image_loaded", name=name, id=found["Id"])
+        self._loading.pop(name, None)
+        return found
+
+    async def _evict(self, engine: Engine) -> None:
+        """Images of ours beyond the budget, the oldest first; one in use stays by itself."""
+        images = sorted(await engine.images(REPOSITORY), key=lambda image: int(image["Created"]), reverse=True)
+        total_bytes = 0
+        for image in images:
+            total_bytes += int(image["Size"])
+            if total_bytes > limits.IMAGE_CACHE_BYTES:
+                for tag in image["RepoTags"] or ():
+                    await engine.remove_image(tag)
+
+    def _find(self) -> Engine:
+        if self._engine is None:
+            url = self._settings.engine or find_engine()
+            if url is None:
+                raise EngineError("there is no container engine on this machine", hint=INSTALL)
+            self._engine = Engine(url)
+        return self._engine
+
+
+def _ulimits(file_bytes: int) -> list[dict[str, Any]]:
+    """Never above what the host permits: an engine without CAP_SYS_RESOURCE could not start the container."""
+
+    def clamp(kind: int, wanted: int) -> int:
+        hard = resource.getrlimit(kind)[1]
+        return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+
+    wanted = {
+        "nofile": clamp(resource.RLIMIT_NOFILE, limits.GUEST_OPEN_FILES),
+        # Counted by the kernel over all processes of that user on the host; pids_limit is the payload's own.
+        "nproc": clamp(resource.RLIMIT_NPROC, limits.GUEST_NPROC),
+        "fsize": clamp(resource.RLIMIT_FSIZE, file_bytes),
+        "core": 0,
+    }
+    return [{"Name": name, "Soft": value, "Hard": value} for name, value in wanted.items()]
+
+
+def _make_directories(root: Path, guests: Sequence[str]) -> dict[str, Path]:
+    root.mkdir(mode=0o700, exist_ok=True)
+    # Whatever user the image runs as must get through and may write; nobody outside gets into work_dir.
+    root.chmod(0o711)
+    made: dict[str, Path] = {}
+    for number, guest in enumerate(guests):
+        host = made[guest] = root / str(number)
+        host.mkdir()
+        host.chmod(0o777)
+    return made
+
+
+def _copy_agent(agent: Path, target: Path) -> None:
+    target.write_bytes(agent.read_bytes())
+    target.chmod(0o555)
