@@ -214,16 +214,17 @@ class SquashFs:
         return data[:size]
 
     def _read_run(self, at: int, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset`` in the metadata block at ``at``, over as many blocks as it takes."""
-        block, following = self._metadata(at)
-        data = block[offset : offset + size]
-        while offset > len(block) or len(data) < size:
-            if offset > len(block) or len(block) < _METADATA_BYTES:
+        """``size`` bytes, ``offset`` bytes after the beginning of the metadata block at ``at``."""
+        pieces: list[bytes] = []
+        while size:
+            block, at = self._metadata(at)
+            piece = block[offset : offset + size]
+            if not piece and len(block) < _METADATA_BYTES:  # only a table's last block is shorter
                 raise ImageError("the squashfs is damaged: a table ends too early")
-            offset = 0
-            block, following = self._metadata(following)
-            data += block[: size - len(data)]
-        return data
+            offset = max(offset - len(block), 0)
+            size -= len(piece)
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def _read_metadata(self, at: int) -> tuple[bytes, int]:
         """One metadata block and where the next begins."""
