@@ -22,6 +22,7 @@ from fastapi import FastAPI
 
 from golemp2p import __version__
 from golemp2p.activity.http import HttpTransfers
+from golemp2p.activity.receipts import Notary
 from golemp2p.activity.service import ActivityService
 from golemp2p.api import activity as activity_api
 from golemp2p.api import files as files_api
@@ -236,6 +237,7 @@ async def _run_services(
         agreement=market.agreements.usable,
         runtimes=runtimes,
         work_root=locations.work,
+        notary=Notary(key, domain, time.time),
         http=HttpTransfers(settings.provider.http_transfers),
     )
     drivers: dict[str, ChainDriver] = {n.platform: Erc20Driver(n) for n in payment_networks(settings)}

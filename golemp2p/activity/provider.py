@@ -16,6 +16,7 @@ from golemp2p import limits
 from golemp2p.activity.disk import remove_tree
 from golemp2p.activity.http import HttpTransfers
 from golemp2p.activity.ports import PROTOCOL, AgreementLookup, ContentStorePort, DataPort, RpcPort, SendItem
+from golemp2p.activity.receipts import Notary
 from golemp2p.activity.supervisor import Supervisor
 from golemp2p.activity.transfers import Transfers
 from golemp2p.activity.usage import limits_of
@@ -72,6 +73,7 @@ class ProviderActivities:
         work_root: Path,
         http: HttpTransfers | None = None,
         now: Callable[[], float] = time.time,
+        notary: Notary | None = None,
     ) -> None:
         self._storage = storage
         self._rpc = rpc
@@ -82,6 +84,7 @@ class ProviderActivities:
         self._work_root = work_root
         self._http = http or HttpTransfers()
         self._now = now
+        self._notary = notary
         self._live: dict[ActivityId, Supervisor] = {}
         self._ended: dict[ActivityId, Supervisor] = {}
         self._fetching: dict[tuple[PeerId, str], trio.Lock] = {}
@@ -213,6 +216,7 @@ class ProviderActivities:
             now=self._now,
             changed=self._changed,
             disk_scans=self._disk_scans,
+            notary=self._notary,
         )
         if self._nursery is None:
             raise UsageError("the node is not ready yet")

@@ -11,6 +11,7 @@ import trio
 from golemp2p.activity.http import HttpTransfers
 from golemp2p.activity.ports import AgreementLookup, ContentStorePort, DataPort, RpcPort
 from golemp2p.activity.provider import ActivityEnded, EndListener, ProviderActivities
+from golemp2p.activity.receipts import Notary
 from golemp2p.activity.requestor import RequestorActivities
 from golemp2p.core.ids import ActivityId, AgreementId
 from golemp2p.errors import NotFoundError
@@ -34,6 +35,7 @@ class ActivityService:
         work_root: Path,
         http: HttpTransfers | None = None,
         now: Callable[[], float] = time.time,
+        notary: Notary | None = None,
     ) -> None:
         self.provider = ProviderActivities(
             storage=storage,
@@ -45,6 +47,7 @@ class ActivityService:
             work_root=work_root,
             http=http,
             now=now,
+            notary=notary,
         )
         self.requestor = RequestorActivities(storage=storage, rpc=rpc, agreement=agreement, now=now)
 

@@ -18,6 +18,7 @@ from typing import Final
 from golemp2p import limits
 from golemp2p.core.exescript import Capture, CapturePart, Command, Run
 from golemp2p.core.machine import ImpossibleEventError, Machine
+from golemp2p.core.receipt import Receipt
 
 
 class ActivityState(StrEnum):
@@ -142,11 +143,13 @@ class RuntimeEvent:
     return_code: int = 0  # finished
     message: str | None = None  # finished
     progress: Progress | None = None
+    receipt: Receipt | None = None  # finished, of a deterministic run
 
     @property
     def size_bytes(self) -> int:
         """What it costs to keep; the constant stands for the object itself."""
-        return len(self.data) + len(self.message or "") + 200
+        proof_bytes = self.receipt.size_bytes if self.receipt else 0
+        return len(self.data) + len(self.message or "") + proof_bytes + 200
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,7 @@ class CommandResult:
     stderr: str | bytes | None
     message: str | None
     is_batch_finished: bool
+    receipt: Receipt | None = None
 
 
 class CaptureBuffer:
@@ -233,6 +237,7 @@ class Results:
                         self._err.value() if self._err else None,
                         event.message,
                         self.finished,
+                        event.receipt,
                     )
                 )
                 self._out = self._err = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import anyio
@@ -185,7 +186,9 @@ class _Progress:
         if event.kind in ("stdout", "stderr"):
             await self._hear(event.index, event.kind, event.value)
         elif event.kind == "finished":
-            self._finish(event.index, int(event.value["return_code"]), str(event.value.get("message") or ""))
+            told = event.value
+            code, message = int(told["return_code"]), str(told.get("message") or "")
+            self._finish(event.index, code, message, told.get("receipt"))
 
     async def take_result(self, result: dict[str, Any]) -> None:
         step = self.step(result["index"])
@@ -194,13 +197,14 @@ class _Progress:
                 data = _bytes(result[stream])
                 await step.hear(stream, data[len(step.kept[stream]) :])
         message = str(result.get("message") or "")
-        self._finish(result["index"], 0 if result["result"] == "Ok" else _exit_code(message), message)
+        code = 0 if result["result"] == "Ok" else _exit_code(message)
+        self._finish(result["index"], code, message, result.get("receipt"))
 
-    def _finish(self, index: int, code: int, message: str) -> None:
+    def _finish(self, index: int, code: int, message: str, receipt: Mapping[str, Any] | None) -> None:
         self.done.append((index, code, message))
         step = self.step(index)
         if isinstance(step, RunStep) and (code == 0 or (code > 0 and not step.check)):
-            step.handle.resolve(step.output(code, _explanation(message)))
+            step.handle.resolve(step.output(code, _explanation(message), receipt))
 
     async def _hear(self, index: int, stream: str, value: Any) -> None:
         step = self.step(index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -26,12 +26,15 @@ class CommandOutput:
     """Of one ``run``. Each stream is kept up to MAX_CAPTURE_BYTES (8 MiB); ``on_output`` sees all of it.
 
     ``message`` explains an end that was not the program's own choice (a trap, no memory left); else it is "".
+    ``receipt`` is what the provider signed for a deterministic run (protocols/receipts.md): save it as JSON and check
+    it with ``golemp2p verify``.
     """
 
     exit_code: int
     stdout_bytes: bytes
     stderr_bytes: bytes
     message: str = ""
+    receipt: Mapping[str, Any] | None = None
 
     @property
     def stdout(self) -> str:
@@ -180,8 +183,8 @@ class RunStep(Step):
             if inspect.isawaitable(waiting):
                 await waiting
 
-    def output(self, exit_code: int, message: str) -> CommandOutput:
-        return CommandOutput(exit_code, bytes(self.kept["stdout"]), bytes(self.kept["stderr"]), message)
+    def output(self, exit_code: int, message: str, receipt: Mapping[str, Any] | None = None) -> CommandOutput:
+        return CommandOutput(exit_code, bytes(self.kept["stdout"]), bytes(self.kept["stderr"]), message, receipt)
 
 
 class _Upload(Step):

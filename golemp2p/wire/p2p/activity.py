@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from golemp2p import limits
 from golemp2p.core.activity import EventKind, Progress, RuntimeEvent
+from golemp2p.core.receipt import Receipt
 
 Id32 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Id64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -76,8 +77,10 @@ class EventBody(Message):
     message: Words | None = None
     progress: ProgressBody | None = None
     report: Report | None = None
+    receipt: dict[str, object] | None = None
 
     def to_event(self) -> RuntimeEvent:
+        """Raises RemoteProtocolError for a malformed receipt; its signature is for who keeps it to check."""
         told = self.progress
         return RuntimeEvent(
             self.index,
@@ -87,6 +90,7 @@ class EventBody(Message):
             self.return_code,
             self.message,
             Progress(told.message, told.done, told.total, told.unit) if told else None,
+            None if self.receipt is None else Receipt.from_document(self.receipt),
         )
 
 
@@ -102,6 +106,8 @@ def event_body(seq: int, event: RuntimeEvent, report: dict[str, object] | None =
     if event.progress is not None:
         told = event.progress
         body["progress"] = {"message": told.message[:4096], "done": told.done, "total": told.total, "unit": told.unit}
+    if event.receipt is not None:
+        body["receipt"] = event.receipt.to_document()
     if report is not None:
         body["report"] = report
     return body

@@ -60,8 +60,11 @@ class ActivityBody(RestModel):
 
 
 def result_body(result: CommandResult) -> dict[str, object]:
-    """One element of a poll's list. Absent fields are null: the strict Python models want them there."""
-    return {
+    """One element of a poll's list. Absent fields are null: the strict Python models want them there.
+
+    ``receipt`` is ours, and there only when there is one.
+    """
+    body = {
         "index": result.index,
         "eventDate": iso_time(result.at),
         "result": "Ok" if result.ok else "Error",
@@ -70,6 +73,7 @@ def result_body(result: CommandResult) -> dict[str, object]:
         "message": result.message,
         "isBatchFinished": result.is_batch_finished,
     }
+    return body if result.receipt is None else {**body, "receipt": result.receipt.to_document()}
 
 
 def _output(value: str | bytes | None) -> str | list[int] | None:
@@ -110,7 +114,10 @@ class Frames:
                 amounts = [told.done, told.total]
                 return {"progress": {"step": step, "message": told.message, "progress": amounts, "unit": told.unit}}
             case EventKind.FINISHED:
-                return {"finished": {"return_code": event.return_code, "message": event.message}}
+                ended: dict[str, object] = {"return_code": event.return_code, "message": event.message}
+                if event.receipt is not None:
+                    ended["receipt"] = event.receipt.to_document()
+                return {"finished": ended}
             case _:
                 return None
 
