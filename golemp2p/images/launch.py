@@ -112,7 +112,7 @@ async def _start(control: socket.socket) -> trio.Process:
 
 
 async def _reap(process: trio.Process) -> None:
-    """Kill the group (sqfstar may be in it) and wait for the worker."""
+    """Kill the group (mksquashfs may be in it) and wait for the worker."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with trio.CancelScope(shield=True):

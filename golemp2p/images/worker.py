@@ -1,7 +1,7 @@
 """The process in which images are converted: ``python -I -m golemp2p.images.worker FD``.
 
 It reads one JSON line (the order) from the socket FD, obeys, writes one JSON line (the outcome) and leaves. When the
-socket closes the node is gone or wants us gone: a watchdog thread kills the whole process group, sqfstar with it.
+socket closes the node is gone or wants us gone: a watchdog thread kills the whole process group, mksquashfs with it.
 """
 
 from __future__ import annotations
