@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from pathlib import PurePosixPath
+from typing import Any, Final, TypeGuard
 
 from golemp2p import limits
 from golemp2p.core.eip712 import Domain, Struct, digest, keccak256
@@ -35,6 +36,7 @@ RECEIPT: Final = Struct(
 _SHA256: Final = re.compile("[0-9a-f]{64}", re.ASCII)
 _ENTRY: Final = re.compile("[0-9a-f]{64}|directory|link:.*", re.ASCII | re.DOTALL)
 _MOST: Final = 2**63
+_LATEST_MS: Final = 253_402_300_799_000
 
 Listing = Mapping[str, Mapping[str, str]]
 
@@ -126,6 +128,11 @@ class Receipt:
         content = _text(document, "content").encode()
         if len(content) > limits.MAX_RECEIPT_BYTES:
             raise RemoteProtocolError(f"the receipt's content is larger than {limits.MAX_RECEIPT_BYTES} bytes")
+        provider = PeerId(_text(document, "provider"))
+        address_of(provider)
+        issued_at_ms = _count(document, "issuedAtMs")
+        if issued_at_ms > _LATEST_MS:
+            raise RemoteProtocolError("the receipt's issuedAtMs is beyond the year 9999")
         try:
             signature = bytes.fromhex(_text(document, "signature"))
         except ValueError as exc:
@@ -135,9 +142,9 @@ class Receipt:
             ActivityId(_text(document, "activityId")),
             BatchId(_text(document, "batchId")),
             _count(document, "command"),
-            PeerId(_text(document, "provider")),
+            provider,
             content,
-            _count(document, "issuedAtMs") / 1000,
+            issued_at_ms / 1000,
             Domain(_text(document, "network"), _count(document, "chainId")),
             signature,
         )
@@ -229,7 +236,7 @@ def _count(found: Mapping[str, Any], name: str) -> int:
     return value
 
 
-def _is_texts(value: object) -> bool:
+def _is_texts(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
@@ -243,6 +250,9 @@ def _listing(found: Mapping[str, Any], name: str) -> Listing:
         for path, entry in files.items():
             if not isinstance(entry, str) or not _ENTRY.fullmatch(entry) or not is_inner_path(path):
                 raise RemoteProtocolError(f"the receipt's {name} has a malformed entry {path[:80]!r}")
+            # Nothing lies below a link: who lays the files out again must not be led astray.
+            if any(files.get(str(parent), "directory") != "directory" for parent in PurePosixPath(path).parents):
+                raise RemoteProtocolError(f"the receipt's {name} has {path[:80]!r} below what is no directory")
     return value
 
 

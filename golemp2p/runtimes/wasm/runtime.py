@@ -55,7 +55,9 @@ class WasmRuntime:
         module = deployment.work_dir / "module.cwasm"
         await self._cache.link(deployment.package, deployment.package_sha256, module, profile)
         volumes = {WORK: deployment.work_dir / "work"}
-        for number, guest in enumerate(deployment.volumes):
+        # A program sees the order in which it gets its directories; a receipt has them sorted.
+        further = sorted(deployment.volumes) if profile is Profile.DETERMINISTIC else deployment.volumes
+        for number, guest in enumerate(further):
             volumes.setdefault(guest, deployment.work_dir / f"volume-{number}")
         for host in volumes.values():
             host.mkdir()
