@@ -11,6 +11,7 @@ import secrets
 import sys
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import trio
 
 from golemp2p.client import NodeClient, connect
 from golemp2p.core.money import parse_amount
-from golemp2p.errors import DeadlineError, NetworkError
+from golemp2p.errors import DeadlineError, NetworkError, UsageError
 from golemp2p.identity import NodeKey, create_keystore
 from golemp2p.localchain import LocalChain, open_local_chain
 from golemp2p.localchain.chain import Kind
@@ -118,8 +119,9 @@ async def open_localnet(options: LocalNetOptions) -> AsyncIterator[LocalNet]:
         env = _environment(requestor, directory)
         net = LocalNet(directory, chain, requestor, providers, env, stack)
         _write_private(directory / "localnet.json", json.dumps(_description(net), indent=2))  # app-keys are in it
+        await _check_runtimes(net)
         async with net.client() as client:
-            await _wait_for_offers(client, options.providers)
+            await _wait_for_offers(client, options.providers, len(options.runtimes))
         try:
             yield net
         finally:  # all at once; the stack then waits for one after the other
@@ -221,12 +223,27 @@ def _pin_ports(node: LocalNode) -> None:
     node.where.config.write_text(tomli_w.dumps(config))
 
 
-async def _wait_for_offers(client: NodeClient, providers: int) -> None:
-    seen: set[str] = set()
+async def _check_runtimes(net: LocalNet) -> None:
+    """Every provider can run what it is to offer. Raises UsageError with the reason why not."""
+
+    async def check(provider: LocalNode) -> None:
+        async with net.client(provider) as client:
+            for known in await client.node.runtimes():
+                tried = await client.node.runtime(known.id)
+                if not tried.works:
+                    raise UsageError(f"{provider.name} cannot run {tried.id}: {tried.reason}", hint=tried.hint)
+
+    async with trio.open_nursery() as nursery:
+        for provider in net.providers:
+            nursery.start_soon(check, provider)
+
+
+async def _wait_for_offers(client: NodeClient, providers: int, runtimes: int) -> None:
+    seen: Counter[str] = Counter()
     with trio.move_on_after(OFFERS_TIMEOUT_S):
         while True:
-            seen = {offer.provider_id for offer in await client.node.offers(limit=1000)}
-            if len(seen) >= providers:
+            seen = Counter(offer.provider_id for offer in await client.node.offers(limit=1000))
+            if sum(count >= runtimes for count in seen.values()) >= providers:
                 return
             await trio.sleep(CHECK_INTERVAL_S)
     raise DeadlineError(f"only {len(seen)} of {providers} providers' offers became visible in {OFFERS_TIMEOUT_S:g} s")

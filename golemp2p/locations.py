@@ -82,6 +82,11 @@ class Locations:
         """What virtual machines and containers start with: the guest agent, kernels, converted images."""
         return self.cache / "guests"
 
+    @property
+    def images(self) -> Path:
+        """The user's own image store (`golemp2p image`)."""
+        return self.cache / "images"
+
     def all(self) -> dict[str, Path]:
         names = ("data", "cache", "config", "keystore", "database", "content", "work", "running", "app_key", "modules")
         return {name: getattr(self, name) for name in names}

@@ -42,7 +42,7 @@ class HttpTransfers:
         )
 
     async def download(self, url: str, target: Path, *, max_bytes: int, on_progress: OnProgress | None = None) -> None:
-        """The body of a GET into ``target``. Raises PolicyError, NetworkError, DeadlineError, UsageError (too large)."""
+        """A GET's body into ``target``. Raises PolicyError, NetworkError, DeadlineError; UsageError (too large)."""
         self.check(url)
         with _deadline(url):
             async with _client() as client:

@@ -46,6 +46,7 @@ app.add_typer(job.app, name="job")
 app.add_typer(app_key.app, name="app-key")
 app.add_typer(agreement.app, name="agreement")
 app.add_typer(payment.app, name="payment")
+app.add_typer(runtime.app, name="runtime")
 
 
 def main() -> None:

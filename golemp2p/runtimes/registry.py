@@ -56,6 +56,13 @@ def make_runtimes(settings: Settings, locations: Locations) -> Runtimes:
     return Runtimes({name: make_runtime(name, settings, locations) for name in ids})
 
 
+def known_ids(settings: Settings) -> tuple[str, ...]:
+    """Built in, installed by others (entry points), and configured."""
+    from golemp2p.runtimes.custom import installed
+
+    return tuple(dict.fromkeys([*BUILT_IN, *installed(), *settings.runtime]))
+
+
 def resolve_id(name: str, settings: Settings) -> str:
     """``vm`` is the backend that this machine can have: a container engine before qemu."""
     if name != "vm":

@@ -43,7 +43,7 @@ from golemp2p.sdk.errors import (
     WorkerBugError,
 )
 from golemp2p.sdk.golem import Golem, Results
-from golemp2p.sdk.payload import Payload, wasm
+from golemp2p.sdk.payload import Payload, custom, vm, wasm
 from golemp2p.sdk.report import ReportRow
 from golemp2p.sdk.script import CommandOutput, Handle, Script
 from golemp2p.sdk.task import Task, TaskResult, WorkContext
@@ -67,5 +67,7 @@ __all__ = [
     "TaskTimeoutError",
     "WorkContext",
     "WorkerBugError",
+    "custom",
+    "vm",
     "wasm",
 ]

@@ -230,6 +230,7 @@ class Golem:
                     "golem.node.id.name": self._name,
                     # The provider's own stop, should ours not reach it.
                     "golem.!exp.golemp2p.limit.wall_sec": task_timeout_s + limits.PROVIDER_GONE_S,
+                    **dict(payload.demand),
                     **{p.key: p.value for p in self._decoration.properties},
                 },
                 constraints=both(

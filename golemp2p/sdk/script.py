@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import shutil
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
+import anyio
+import anyio.to_thread
+
 from golemp2p import limits
+from golemp2p.archives import pack, unpack
 from golemp2p.client import NodeClient
 from golemp2p.errors import GolemError, UsageError
 
@@ -104,6 +112,14 @@ class Script:
 
     def upload_bytes(self, data: bytes, remote: str) -> None:
         self._steps.append(_Upload(data, remote))
+
+    def upload_directory(self, local: str | Path, remote: str) -> None:
+        """All files, directories and links of ``local`` into the guest's directory ``remote``."""
+        self._steps.append(_UploadDirectory(Path(local), remote))
+
+    def download_directory(self, remote: str, local: str | Path, *, max_bytes: int = limits.MAX_TRANSFER_BYTES) -> None:
+        """The guest's directory ``remote`` as the new directory ``local``."""
+        self._steps.append(_DownloadDirectory(remote, Path(local), max_bytes))
 
     def run(
         self,
@@ -229,3 +245,65 @@ class _Download(Step):
         if self._slot:
             slot, self._slot = self._slot, ""
             await client.files.close_slot(slot)
+
+
+_FORM: Final = "tar.gz"
+
+
+class _UploadDirectory(Step):
+    def __init__(self, source: Path, remote: str) -> None:
+        self.name = f"upload to {remote}"
+        self._source = source
+        self._target = guest_path(remote)
+
+    async def prepare(self, client: NodeClient) -> dict[str, Any]:
+        if not await anyio.Path(self._source).is_dir():
+            raise UsageError(f"{self._source} is no directory")
+        async with _temporary() as directory:
+            archive = directory / "upload"
+            await anyio.to_thread.run_sync(pack, self._source, archive, _FORM)
+            file = await client.files.publish(archive)
+        return {"transfer": {"from": file.url, "to": f"container:{self._target}", "format": _FORM}}
+
+
+class _DownloadDirectory(Step):
+    def __init__(self, remote: str, local: Path, max_bytes: int) -> None:
+        self.name = f"download of {remote}"
+        self._source = guest_path(remote)
+        self._local = local
+        self._max_bytes = max_bytes
+        self._slot = ""
+
+    async def prepare(self, client: NodeClient) -> dict[str, Any]:
+        slot = await client.files.open_slot()
+        self._slot = slot.slot
+        return {"transfer": {"from": f"container:{self._source}", "to": slot.url, "format": _FORM}}
+
+    async def collect(self, client: NodeClient) -> None:
+        """Unpacked beside its place, then moved there whole."""
+        async with _temporary(self._local.absolute().parent) as directory:
+            archive, tree = directory / "archive", directory / "tree"
+            await client.files.save_slot(self._slot, archive, timeout_s=limits.SDK_SLOT_TIMEOUT_S)
+            await anyio.to_thread.run_sync(partial(unpack, archive, tree, _FORM, max_bytes=self._max_bytes))
+            try:
+                await anyio.to_thread.run_sync(tree.rename, self._local.absolute())
+            except OSError as exc:
+                raise UsageError(f"cannot make the directory {self._local}: {exc.strerror}") from exc
+
+    async def close(self, client: NodeClient) -> None:
+        if self._slot:
+            slot, self._slot = self._slot, ""
+            await client.files.close_slot(slot)
+
+
+@asynccontextmanager
+async def _temporary(parent: Path | None = None) -> AsyncIterator[Path]:
+    try:
+        made = await anyio.to_thread.run_sync(partial(tempfile.mkdtemp, prefix=".golemp2p-", dir=parent))
+    except OSError as exc:
+        raise UsageError(f"cannot write into {parent or 'the temporary directory'}: {exc.strerror}") from exc
+    try:
+        yield Path(made)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(partial(shutil.rmtree, made, ignore_errors=True))
