@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from golemp2p import __version__
-from golemp2p.cli import agreement, app_key, explore, init, job, localnet, match, payment, run, verify
+from golemp2p.cli import agreement, app_key, explore, image, init, job, localnet, match, payment, run, runtime, verify
 from golemp2p.cli.common import ExitCode, exit_code_of, first_error, say
 from golemp2p.errors import GolemError
 
@@ -43,6 +43,7 @@ match.add_to(app)
 localnet.add_to(app)
 verify.add_to(app)
 app.add_typer(job.app, name="job")
+app.add_typer(image.app, name="image")
 app.add_typer(app_key.app, name="app-key")
 app.add_typer(agreement.app, name="agreement")
 app.add_typer(payment.app, name="payment")

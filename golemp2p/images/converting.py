@@ -159,6 +159,8 @@ def _layer_of_squashfs(squashfs: SquashFs, layer: IO[bytes]) -> str:
     out: IO[bytes] = hashing  # type: ignore[assignment] # only written to
     first_names: dict[int, str] = {}
     total = 0
+    root = squashfs.root()
+    write_header(out, TarEntry("./", EntryKind.DIR, root.mode, root.uid, root.gid, 0, root.mtime_s))
     for path, node in squashfs.walk():
         if node.kind is EntryKind.SPECIAL:
             continue
@@ -211,8 +213,7 @@ def squash(rootfs: RootFs, sources: list[IO[bytes]], target: Path) -> None:
             hint="install squashfs-tools 4.5 or newer (apt install squashfs-tools)",
         )
     root = rootfs.root.entry
-    owner = ("-root-mode", f"{root.mode:o}", "-root-uid", str(root.uid), "-root-gid", str(root.gid))
-    owner += ("-root-time", str(root.mtime_s))
+    owner = ["-root-mode", f"{root.mode:o}", "-root-uid", str(root.uid), "-root-gid", str(root.gid)]
     target.unlink(missing_ok=True)
     process = subprocess.Popen(
         [program, "-", str(target), *_MKSQUASHFS, *owner],
