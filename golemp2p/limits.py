@@ -127,7 +127,7 @@ MOUNT_TIMEOUT_S: Final = 30.0
 MIN_VOLUME_BYTES: Final = 8 * MIB  # the least that ext4 is of use with
 GUEST_HELLO_TIMEOUT_S: Final = 30.0  # from a started container to its agent's first word
 GUEST_USAGE_POLL_S: Final = 0.1  # how often a run's CPU time is compared with its limit
-GUEST_OPEN_FILES: Final = 65_536
+CONTAINER_OPEN_FILES: Final = 65_536  # or what the host permits
 GUEST_NPROC: Final = 65_536
 MAX_GUEST_PROCESSES: Final = 512  # processes and threads of one activity, when nothing was agreed
 MAX_TREE_FILES: Final = 100_000  # in one directory transfer
@@ -258,3 +258,17 @@ DETERMINISTIC_MEMORY_BYTES: Final = 512 * MIB  # the same at every provider, sin
 MAX_EVIDENCE_FILES: Final = 1_000  # in the volumes of a deterministic run; a receipt names each, before and after
 MAX_EVIDENCE_BYTES: Final = 4 * 1024 * MIB  # hashed before and after each deterministic run: 2 s for a GiB
 MAX_RECEIPT_BYTES: Final = 512 * 1024  # of its content; a frame of the rpc takes 2 MiB
+
+# --- guest agent (containers and virtual machines) ----------------------------------------------------------------------
+AGENT_COMPILE_S: Final = 60.0  # takes one
+GUEST_WINDOW_BYTES: Final = 1 * MIB  # output of a run on its way to a slow reader; then the program waits
+GUEST_FILE_WINDOW_BYTES: Final = 1 * MIB
+GUEST_HELLO_S: Final = 20.0  # from the first byte to the agent's answer
+GUEST_ANSWER_S: Final = 30.0  # any answer that is not a program's end; the guest may be slow (TCG) or its disk busy
+GUEST_STALL_S: Final = 60.0  # a file transfer in which nothing moves for so long has failed
+GUEST_KILL_S: Final = 10.0  # until all of a cancelled run is dead; then the whole instance is given up
+GUEST_CLOSE_S: Final = 1.0  # for the agent's farewell
+GUEST_CHANNELS: Final = 64  # requests and connections under way with one agent, which has 128
+GUEST_OUTBOX_FRAMES: Final = 32  # 2 MiB
+GUEST_READ_BYTES: Final = 256 * 1024
+GUEST_OPEN_FILES: Final = 1024  # of one process, where nothing else was agreed
