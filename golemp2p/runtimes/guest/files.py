@@ -82,7 +82,9 @@ class SessionFiles:
                 name = f"{above}/{entry.name}" if above else entry.name
                 mode = entry.stat(follow_symlinks=False).st_mode
                 if stat.S_ISLNK(mode):
-                    await self._call(Ask.SYMLINK, root, name, text(await trio.to_thread.run_sync(os.readlink, entry.path)))
+                    await self._call(
+                        Ask.SYMLINK, root, name, text(await trio.to_thread.run_sync(os.readlink, entry.path))
+                    )
                 elif stat.S_ISDIR(mode):
                     await self._call(Ask.MKDIR, root, name, u32(0o755))
                     todo.append((name, Path(entry.path)))
