@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from functools import partial
 from typing import Any, Final
 
 EPOCH_NS: Final = 1_000_000_000 * 10**9  # 2001-09-09T01:46:40Z, the beginning of all time here
@@ -20,6 +21,7 @@ WASI: Final = "wasi_snapshot_preview1"
 
 _SUCCESS, _BADF, _FAULT, _INVAL, _NAMETOOLONG, _OVERFLOW = 0, 8, 21, 28, 37, 61
 _MAX_PATH_BYTES: Final = 4_096
+_PATHS_AT: Final = 65_536  # in the scratch memory: one path, and with a rename another one
 _MAX_ENTRIES: Final = 100_000  # of one directory
 _SCRATCH_BYTES: Final = 65_536
 _FILESTAT: Final = struct.Struct("<QQBxxxxxxxQQQQQ")  # dev, ino, type, links, size, atim, mtim, ctim
@@ -33,11 +35,21 @@ _SHIM: Final = f"""
   (import "{WASI}" "fd_filestat_get" (func $fd_stat (param i32 i32) (result i32)))
   (import "{WASI}" "path_filestat_get" (func $path_stat (param i32 i32 i32 i32 i32) (result i32)))
   (import "{WASI}" "fd_readdir" (func $readdir (param i32 i32 i32 i64 i32) (result i32)))
+  (import "{WASI}" "path_unlink_file" (func $unlink (param i32 i32 i32) (result i32)))
+  (import "{WASI}" "path_remove_directory" (func $rmdir (param i32 i32 i32) (result i32)))
+  (import "{WASI}" "path_rename" (func $rename (param i32 i32 i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 2 2)
   (func (export "fd_stat") (param i32) (result i32)
     (call $fd_stat (local.get 0) (i32.const 0)))
   (func (export "path_stat") (param i32 i32 i32) (result i32)
-    (call $path_stat (local.get 0) (local.get 1) (i32.const 65536) (local.get 2) (i32.const 0)))
+    (call $path_stat (local.get 0) (local.get 1) (i32.const {_PATHS_AT}) (local.get 2) (i32.const 0)))
+  (func (export "unlink") (param i32 i32) (result i32)
+    (call $unlink (local.get 0) (i32.const {_PATHS_AT}) (local.get 1)))
+  (func (export "rmdir") (param i32 i32) (result i32)
+    (call $rmdir (local.get 0) (i32.const {_PATHS_AT}) (local.get 1)))
+  (func (export "rename") (param i32 i32 i32 i32) (result i32)
+    (call $rename (local.get 0) (i32.const {_PATHS_AT + _MAX_PATH_BYTES}) (local.get 1)
+      (local.get 2) (i32.const {_PATHS_AT}) (local.get 3)))
   (func (export "readdir") (param i32 i64) (result i32)
     (call $readdir (local.get 0) (i32.const 0) (i32.const {_SCRATCH_BYTES}) (local.get 1) (i32.const 65536))))
 """
@@ -81,13 +93,26 @@ class Clock:
 
 
 class Inodes:
-    """The host's inode numbers by order of first sight, so that equal files stay equal and others different."""
+    """The host's inode numbers by order of first sight, so that equal files stay equal and others different.
+
+    Some file systems give the number of a removed file to the next one, some never: both are new here.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], int] = {}
+        self._last = 0
 
     def of(self, device: int, inode: int) -> int:
-        return self._known.setdefault((device, inode), len(self._known) + 1)
+        known = self._known.get((device, inode))
+        if known is None:
+            known = self._last = self._known[device, inode] = self._last + 1
+        return known
+
+    def forget(self, raw_stat: bytes) -> None:
+        """What this ``filestat`` was of has lost a name: if it was the last one, the number is free."""
+        device, inode, kind, links, *_ = _FILESTAT.unpack(raw_stat)
+        if kind == _DIRECTORY or links <= 1:
+            self._known.pop((device, inode), None)
 
 
 def poll_once(subscriptions: bytes, clock: Clock) -> list[bytes] | None:
@@ -162,6 +187,9 @@ class _Wasi:
             ("fd_filestat_get", [i32, i32], self._fd_filestat_get),
             ("path_filestat_get", [i32, i32, i32, i32, i32], self._path_filestat_get),
             ("fd_readdir", [i32, i32, i32, i64, i32], self._fd_readdir),
+            ("path_unlink_file", [i32, i32, i32], partial(self._remove, "unlink")),
+            ("path_remove_directory", [i32, i32, i32], partial(self._remove, "rmdir")),
+            ("path_rename", [i32, i32, i32, i32, i32, i32], self._path_rename),
         ):
             linker.define_func(WASI, name, FuncType(arguments, [i32]), function, access_caller=True)
 
@@ -194,21 +222,55 @@ class _Wasi:
         return _write(caller, target, b"".join(events)) or _write(caller, written, struct.pack("<I", len(events)))
 
     def _fd_filestat_get(self, caller: Any, descriptor: int, target: int) -> int:
-        return self._shim["fd_stat"](caller, descriptor) or self._give_stat(caller, target)
+        return self._shim["fd_stat"](caller, descriptor) or _write(
+            caller, target, changed_stat(self._raw_stat(caller), self._inodes)
+        )
 
     def _path_filestat_get(self, caller: Any, directory: int, flags: int, path: int, size: int, target: int) -> int:
-        size = _u32(size)
-        if size > _MAX_PATH_BYTES:
+        return (
+            self._take_path(caller, path, size, _PATHS_AT)
+            or self._shim["path_stat"](caller, directory, flags, size)
+            or _write(caller, target, changed_stat(self._raw_stat(caller), self._inodes))
+        )
+
+    def _remove(self, how: str, caller: Any, directory: int, path: int, size: int) -> int:
+        error = self._take_path(caller, path, size, _PATHS_AT)
+        if error:
+            return error
+        before = None if self._shim["path_stat"](caller, directory, 0, size) else self._raw_stat(caller)
+        error = int(self._shim[how](caller, directory, size))
+        if not error and before is not None:
+            self._inodes.forget(before)
+        return error
+
+    def _path_rename(self, caller: Any, old: int, path: int, size: int, new: int, target: int, target_size: int) -> int:
+        error = self._take_path(caller, path, size, _PATHS_AT + _MAX_PATH_BYTES) or self._take_path(
+            caller, target, target_size, _PATHS_AT
+        )
+        if error:
+            return error
+        before = None if self._shim["path_stat"](caller, new, 0, target_size) else self._raw_stat(caller)
+        error = int(self._shim["rename"](caller, old, size, new, target_size))
+        if not error and before is not None:
+            # Unless it was renamed to itself.
+            after = b"" if self._shim["path_stat"](caller, new, 0, target_size) else self._raw_stat(caller)
+            if after[:16] != before[:16]:
+                self._inodes.forget(before)
+        return error
+
+    def _take_path(self, caller: Any, path: int, size: int, place: int) -> int:
+        """Copy the guest's text to where the shim has it; or an error number."""
+        if _u32(size) > _MAX_PATH_BYTES:
             return _NAMETOOLONG
         text = _read(caller, path, size)
         if text is None:
             return _FAULT
-        self._scratch.write(caller, text, _SCRATCH_BYTES)
-        return self._shim["path_stat"](caller, directory, flags, size) or self._give_stat(caller, target)
+        self._scratch.write(caller, text, place)
+        return _SUCCESS
 
-    def _give_stat(self, caller: Any, target: int) -> int:
-        raw = bytes(self._scratch.read(caller, 0, _FILESTAT.size))
-        return _write(caller, target, changed_stat(raw, self._inodes))
+    def _raw_stat(self, caller: Any) -> bytes:
+        """What the shim's last successful stat gave."""
+        return bytes(self._scratch.read(caller, 0, _FILESTAT.size))
 
     def _fd_readdir(self, caller: Any, descriptor: int, target: int, size: int, cookie: int, used: int) -> int:
         """Cookies are places in the sorted listing, which is taken anew at 0."""
@@ -232,7 +294,7 @@ class _Wasi:
         error = self._shim["fd_stat"](caller, descriptor)
         if error:
             return int(error)
-        device = _FILESTAT.unpack(bytes(self._scratch.read(caller, 0, _FILESTAT.size)))[0]
+        device = _FILESTAT.unpack(self._raw_stat(caller))[0]
         found: list[tuple[bytes, int, int]] = []
         following = 0
         while True:

@@ -38,24 +38,28 @@ def list_volumes(volumes: Mapping[str, Path]) -> Listing:
 def _list(directory: Path, prefix: str, found: dict[str, str], room: list[int], *, depth: int) -> None:
     if depth > limits.MAX_ACTIVITY_DIR_DEPTH:
         raise RuntimeFailureError(f"directories are nested deeper than {limits.MAX_ACTIVITY_DIR_DEPTH}")
-    for entry in os.scandir(directory):
-        path = prefix + entry.name
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            raise RuntimeFailureError(f"file name {path!r} is no UTF-8: a receipt cannot name it") from None
-        room[0] -= 1
-        if room[0] < 0:
-            raise RuntimeFailureError(
-                "too many files for a receipt", hint=f"at most {limits.MAX_EVIDENCE_FILES} in all volumes"
-            )
-        if entry.is_symlink():
-            found[path] = f"link:{os.readlink(entry.path)}"  # noqa: PTH115 - the text as it is
-        elif entry.is_dir(follow_symlinks=False):
-            found[path] = "directory"
-            _list(Path(entry.path), f"{path}/", found, room, depth=depth + 1)
-        else:
-            found[path] = _hash(entry.path, room)
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            _add(entry, prefix + entry.name, found, room, depth)
+
+
+def _add(entry: os.DirEntry[str], path: str, found: dict[str, str], room: list[int], depth: int) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise RuntimeFailureError(f"file name {path!r} is no UTF-8: a receipt cannot name it") from None
+    room[0] -= 1
+    if room[0] < 0:
+        raise RuntimeFailureError(
+            "too many files for a receipt", hint=f"at most {limits.MAX_EVIDENCE_FILES} in all volumes"
+        )
+    if entry.is_symlink():
+        found[path] = f"link:{os.readlink(entry.path)}"  # noqa: PTH115 - the text as it is
+    elif entry.is_dir(follow_symlinks=False):
+        found[path] = "directory"
+        _list(Path(entry.path), f"{path}/", found, room, depth=depth + 1)
+    else:
+        found[path] = _hash(entry.path, room)
 
 
 def _hash(path: str, room: list[int]) -> str:

@@ -77,3 +77,52 @@ LIBRARY: Final = bytes(wasmtime.wat2wasm('(module (func (export "add")))'))
 TOO_MUCH_MEMORY: Final = bytes(
     wasmtime.wat2wasm('(module (memory (export "memory") 8192) (func (export "_start")))')  # 512 MiB at once
 )
+
+# Looks at all that differs between two runs elsewhere: 8 bytes of each clock, 16 random bytes, a wait of 10 s, the
+# listing of the work directory (twice: whole, and in pieces of 64 bytes), the stat of a file by path and descriptor.
+NOSY: Final = bytes(
+    wasmtime.wat2wasm(
+        _HEAD.replace(
+            "(memory ",
+            """(import "wasi_snapshot_preview1" "clock_time_get" (func $clock (param i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_readdir" (func $readdir (param i32 i32 i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_filestat_get"
+    (func $stat (param i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_filestat_get" (func $fstat (param i32 i32) (result i32)))
+  (memory """,
+            1,
+        )
+        + """
+  (data (i32.const 528) "\\01") ;; a subscription: the monotonic clock, 10^10 ns
+  (data (i32.const 536) "\\00\\e4\\0b\\54\\02\\00\\00\\00")
+  (data (i32.const 600) "input")
+  (func $clocks (local $id i32)
+    (loop $more
+      (drop (call $clock (local.get $id) (i64.const 1) (i32.const 64)))
+      (call $write (i32.const 1) (i32.const 64) (i32.const 8))
+      (br_if $more (i32.lt_u (local.tee $id (i32.add (local.get $id) (i32.const 1))) (i32.const 2)))))
+  (func (export "_start") (local $cookie i64)
+    (call $clocks)
+    (drop (call $random (i32.const 64) (i32.const 16)))
+    (call $write (i32.const 1) (i32.const 64) (i32.const 16))
+    (drop (call $poll_oneoff (i32.const 512) (i32.const 700) (i32.const 1) (i32.const 740)))
+    (call $write (i32.const 1) (i32.const 700) (i32.const 44))
+    (call $clocks)
+    (drop (call $readdir (i32.const 3) (i32.const 8192) (i32.const 8192) (i64.const 0) (i32.const 64)))
+    (call $write (i32.const 1) (i32.const 8192) (i32.load (i32.const 64)))
+    (drop (call $readdir (i32.const 3) (i32.const 8192) (i32.const 64) (i64.const 1) (i32.const 64)))
+    (call $write (i32.const 1) (i32.const 8192) (i32.load (i32.const 64)))
+    (drop (call $stat (i32.const 3) (i32.const 0) (i32.const 600) (i32.const 5) (i32.const 768)))
+    (call $write (i32.const 1) (i32.const 768) (i32.const 64))
+    (drop (call $fstat (i32.const 3) (i32.const 768)))
+    (call $write (i32.const 1) (i32.const 768) (i32.const 64))))
+"""
+    )
+)
+# 0/0 has another sign on ARM than on x86 when nobody makes it canonical.
+NAN: Final = _program(
+    '(func (export "_start") (local $zero f64)'
+    " (f64.store (i32.const 64) (f64.div (local.get $zero) (local.get $zero)))"
+    " (call $write (i32.const 1) (i32.const 64) (i32.const 8)))"
+)
