@@ -5,6 +5,7 @@ One task (:meth:`Supervisor.run`) owns everything. Others only put batches in th
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -266,8 +267,10 @@ class Supervisor:
     async def _deploy(self, batch: Batch, command: Deploy) -> None:
         if command.networks:
             raise UsageError(f"runtime {self._runtime.name!r} offers no private networks")
-        async with _reporting(batch, command.progress_s, "package") as report:
-            package = await self._transfers.package(report)
+        reference = self._reference()
+        if not reference:
+            async with _reporting(batch, command.progress_s, "package") as report:
+                package = await self._transfers.package(report)
         await trio.to_thread.run_sync(_fresh_directory, self._work_dir)
 
         async def tell(message: str, done: int, total: int | None, unit: str) -> None:
@@ -277,8 +280,9 @@ class Supervisor:
         instance = self._instance = await self._runtime.deploy(
             Deployment(
                 activity_id=self.id,
-                package=package.path,
-                package_sha256=package.sha256,
+                package=Path(os.devnull) if reference else package.path,
+                package_sha256="" if reference else package.sha256,
+                reference=reference,
                 work_dir=self._work_dir,
                 nursery=self._nursery,
                 limits=limits_of(self.agreement),
@@ -292,6 +296,16 @@ class Supervisor:
         )
         self._watching = trio.CancelScope()
         self._nursery.start_soon(self._watch_instance, instance, self._watching)
+
+    def _reference(self) -> str:
+        """The registry reference that is the package, if it is one. Raises UsageError when the runtime cannot pull."""
+        text = self.agreement.task_package or ""
+        if not text.startswith("docker://"):
+            return ""
+        capabilities = self._runtime.offer_properties().get("golem.runtime.capabilities")
+        if not isinstance(capabilities, list) or "pull" not in capabilities:
+            raise UsageError(f"runtime {self._runtime.id!r} of this provider does not pull images", hint="send a file")
+        return text.removeprefix("docker://")
 
     async def _watch_instance(self, instance: RuntimeInstance, scope: trio.CancelScope) -> None:
         """What dies by itself ends the activity at once, and the requestor hears why."""

@@ -74,6 +74,7 @@ class Deployment:
     deterministic: bool = False  # results must be repeatable elsewhere; refused where that cannot be had
     metered: bool = True  # whether anybody wants to know Usage.fuel; counting may cost speed
     hostname: str | None = None
+    reference: str = ""  # a registry's NAME@sha256:… instead of a package; only for runtimes that offer "pull"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ from golemp2p.runtimes.base import Deployment, Probe, Runtime
 
 
 async def probe_by_running(runtime: Runtime, package: bytes, *command: str) -> Probe:
-    """Deploy ``package``, start it, run ``command`` twice. ``start_s`` is from deploy to the end of the first run."""
+    """Deploy ``package``, start it, run ``command`` twice: ``start_s`` is until the first run ended, ``run_s`` a second
+    one. A command that prints ``cpu_score=NUMBER`` (millions of xorshift steps a second) has that reported, too.
+    """
     with tempfile.TemporaryDirectory(prefix="golemp2p-probe-") as directory:
         work = Path(directory) / "work"
         work.mkdir(mode=0o700)
@@ -39,12 +42,17 @@ async def probe_by_running(runtime: Runtime, package: bytes, *command: str) -> P
 async def _try(runtime: Runtime, deployment: Deployment, command: Sequence[str]) -> Probe:
     began = perf_counter()
     ended = []
+    said = bytearray()
+
+    async def listen(_stream: str, data: bytes) -> None:
+        said.extend(data[: 1000 - len(said)])
+
     try:
         instance = await runtime.deploy(deployment)
         try:
             await instance.start([])
             for _ in range(2):
-                status = await instance.run(command[0], command[1:], _ignore)
+                status = await instance.run(command[0], command[1:], listen)
                 ended.append(perf_counter())
                 if status.code != 0:
                     return Probe(False, f"the trial program ended with {status.code}: {status.message}")
@@ -52,8 +60,7 @@ async def _try(runtime: Runtime, deployment: Deployment, command: Sequence[str])
             await instance.terminate()
     except (GolemError, OSError) as exc:
         return Probe(False, str(exc))
-    return Probe(True, measured={"start_s": round(ended[0] - began, 3), "run_s": round(ended[1] - ended[0], 4)})
-
-
-async def _ignore(_stream: str, _data: bytes) -> None:
-    """The trial's output is of no interest."""
+    measured = {"start_s": round(ended[0] - began, 3), "run_s": round(ended[1] - ended[0], 4)}
+    if found := re.search(rb"cpu_score=(\d+(?:\.\d+)?)", said):
+        measured["cpu_score"] = float(found[1])
+    return Probe(True, measured=measured)

@@ -24,7 +24,7 @@ from golemp2p.runtimes.docker.attach import AttachedStream
 from golemp2p.runtimes.docker.cgroups import Cgroup, cgroup_of
 from golemp2p.runtimes.docker.engine import Engine, EngineError
 from golemp2p.runtimes.docker.workvolume import IMAGE, drop_volume
-from golemp2p.runtimes.guest.session import GuestSession, open_session
+from golemp2p.runtimes.guest.session import GuestSession, RunLimits, open_session
 from golemp2p.runtimes.hostfiles import HostFiles
 
 log = structlog.get_logger(__name__)
@@ -34,6 +34,11 @@ PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CODE_BUDGET: Final = 152
 CODE_KILLED: Final = 137
 CODE_WALL: Final = 124
+AS_THE_CONTAINER: Final = RunLimits(open_files=None)  # which has its ulimits and its control group
+
+
+def _or_ever(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds
 
 
 @dataclass(frozen=True)
@@ -99,23 +104,29 @@ class DockerInstance:
         agreed = self._deployment.limits
         env = {"PATH": PATH, **self._machine.env, **self._deployment.env}
         before = self._cgroup.counters()
-        over: list[EndReason] = []
-        with trio.CancelScope() as stop:
+        failure: RuntimeFailureError | None = None
+        with trio.CancelScope() as cpu, trio.move_on_after(_or_ever(agreed.wall_s)) as wall:
             async with trio.open_nursery() as nursery:
                 if agreed.cpu_s is not None:
-                    nursery.start_soon(self._watch_cpu, before.cpu_s + agreed.cpu_s, stop, over)
-                with trio.move_on_after(math.inf if agreed.wall_s is None else agreed.wall_s) as wall:
+                    nursery.start_soon(self._watch_cpu, before.cpu_s + agreed.cpu_s, cpu)
+                try:
                     ended = await session.run(
-                        [entry_point, *args], env=env, cwd=self._machine.cwd, limits=agreed, output=output
+                        [entry_point, *args], env=env, cwd=self._machine.cwd, limits=AS_THE_CONTAINER, output=output
                     )
+                except RuntimeFailureError as exc:  # kept out of the nursery, which would wrap it in a group
+                    failure = exc
                 nursery.cancel_scope.cancel()
-        if over:
+        if failure is not None:
+            raise failure
+        if cpu.cancelled_caught:
             return ExitStatus(CODE_BUDGET, EndReason.CPU_LIMIT, f"used up its {agreed.cpu_s:g} CPU seconds")
         if wall.cancelled_caught:
             return ExitStatus(
                 CODE_WALL, EndReason.WALL_LIMIT, f"stopped after {agreed.wall_s:g} s, the limit of one command"
             )
-        code = 128 + ended.signal if ended.signal else ended.code
+        code = ended.code if ended.signal is None else 128 + ended.signal
+        if code is None:
+            raise RuntimeFailureError("the guest agent does not say how the command ended")
         if code == CODE_KILLED and self._cgroup.counters().oom_kills > before.oom_kills:
             mib = (agreed.memory_bytes or limits.DEFAULT_GUEST_MEMORY_BYTES) // limits.MIB
             return ExitStatus(code, EndReason.OUT_OF_MEMORY, f"killed for using more than its {mib} MiB of memory")
@@ -163,10 +174,9 @@ class DockerInstance:
             raise RuntimeFailureError("the container is not started")
         return self._session
 
-    async def _watch_cpu(self, until_s: float, stop: trio.CancelScope, over: list[EndReason]) -> None:
+    async def _watch_cpu(self, until_s: float, stop: trio.CancelScope) -> None:
         while self.usage().cpu_s < until_s:  # noqa: ASYNC110 - the kernel's counter has no event
             await trio.sleep(limits.GUEST_USAGE_POLL_S)
-        over.append(EndReason.CPU_LIMIT)
         stop.cancel()
 
     async def _sample(self) -> None:

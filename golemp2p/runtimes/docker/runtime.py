@@ -9,6 +9,7 @@ node dies the agent's stdin closes, it leaves, and the container ends with it.
 from __future__ import annotations
 
 import hashlib
+import re
 import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import structlog
 import trio
 
 from golemp2p import __version__, limits
-from golemp2p.images import convert_image
+from golemp2p.images import ImageError, convert_image
 from golemp2p.runtimes.base import Deployment, Probe, RuntimeFailureError
 from golemp2p.runtimes.docker.engine import Engine, EngineError, find_engine
 from golemp2p.runtimes.docker.instance import WORK, DockerInstance, Machine
@@ -83,10 +84,11 @@ class DockerRuntime:
         return next((rung for part, rung in RUNTIME_ISOLATION if part in name), "container")
 
     def offer_properties(self) -> Mapping[str, str | float | bool | list[str]]:
+        pull = ["pull"] if self._settings.pull else []
         return {
             "golem.runtime.name": self.name,
             "golem.runtime.version": self.version,
-            "golem.runtime.capabilities": ["oci", "gvmi", "connect"],
+            "golem.runtime.capabilities": ["oci", "gvmi", "connect", *pull],
             "golem.!exp.golemp2p.backend": "docker",
             "golem.!exp.golemp2p.isolation": self.isolation,
         }
@@ -103,7 +105,7 @@ class DockerRuntime:
         if (wanted := self._settings.oci_runtime) and wanted not in known:
             return Probe(False, f"the engine has no runtime {wanted!r}, only {sorted(known)}", "vm.oci_runtime")
         image = await trio.to_thread.run_sync(trial_image, agent)
-        return await probe_by_running(self, image, AGENT, "version")
+        return await probe_by_running(self, image, AGENT, "score")
 
     async def clean_up(self) -> None:
         """Containers and mounts of a node that was killed; images beyond the budget."""
@@ -188,6 +190,8 @@ class DockerRuntime:
 
     async def _image(self, engine: Engine, deployment: Deployment) -> Mapping[str, Any]:
         """The package as an image of the engine: converted and loaded once, known by the package's hash."""
+        if deployment.reference:
+            return await self._pull(engine, deployment.reference)
         name = f"{REPOSITORY}:{deployment.package_sha256}"
         lock = self._loading.setdefault(name, trio.Lock())
         async with lock:
@@ -196,12 +200,24 @@ class DockerRuntime:
                 archive = deployment.work_dir / "image.tar"
                 if deployment.progress is not None:
                     await deployment.progress("loading the image", 0, None, "")
-                await convert_image(deployment.package, archive, to="docker-archive", name=name)
+                try:
+                    await convert_image(deployment.package, archive, to="docker-archive", name=name)
+                except ImageError as exc:
+                    raise RuntimeFailureError(exc.message, hint=exc.hint) from None
                 found = await engine.load(archive, name)
                 await trio.to_thread.run_sync(archive.unlink)
                 log.info("image_loaded", name=name, id=found["Id"])
         self._loading.pop(name, None)
         return found
+
+    async def _pull(self, engine: Engine, reference: str) -> Mapping[str, Any]:
+        if not re.fullmatch(r"[A-Za-z0-9._:/-]{1,200}@sha256:[0-9a-f]{64}", reference):
+            raise RuntimeFailureError(f"image reference {reference[:200]!r} names no digest", hint="NAME@sha256:…")
+        if not any(reference.startswith(prefix) for prefix in self._settings.pull):
+            raise RuntimeFailureError(
+                f"this provider does not pull {reference[:200]!r}", hint="its owner allows prefixes with vm.pull"
+            )
+        return await engine.image(reference) or await engine.pull(reference)
 
     async def _evict(self, engine: Engine) -> None:
         """Images of ours beyond the budget, the oldest first; one in use stays by itself."""
@@ -230,7 +246,7 @@ def _ulimits(file_bytes: int) -> list[dict[str, Any]]:
         return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
     wanted = {
-        "nofile": clamp(resource.RLIMIT_NOFILE, limits.GUEST_OPEN_FILES),
+        "nofile": clamp(resource.RLIMIT_NOFILE, limits.CONTAINER_OPEN_FILES),
         # Counted by the kernel over all processes of that user on the host; pids_limit is the payload's own.
         "nproc": clamp(resource.RLIMIT_NPROC, limits.GUEST_NPROC),
         "fsize": clamp(resource.RLIMIT_FSIZE, file_bytes),

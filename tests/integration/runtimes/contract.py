@@ -190,7 +190,7 @@ class RuntimeContract:
             used_s = instance.usage().cpu_s
             for _ in range(10):
                 await trio.sleep(0.01)
-            assert instance.usage().cpu_s == used_s  # nothing burns on
+            assert instance.usage().cpu_s - used_s < 0.04  # nothing burns on; a supervisor within may tick
 
     async def test_a_slow_reader_slows_the_program(self, runtime: Runtime, payloads: Payloads, tmp_path: Path) -> None:
         taken = 0
