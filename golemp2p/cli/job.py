@@ -357,7 +357,7 @@ async def _image(reference: str, argv: list[str]) -> tuple[str | Path, list[str]
         if not argv:
             raise UsageError("no command to run", hint="give one after --: the image's own is not known here")
         return reference, argv
-    path = await trio.to_thread.run_sync(lambda: ImageStore(Locations.find().images).resolve(reference).path)
+    path = await trio.to_thread.run_sync(lambda: ImageStore(Locations.find().images).resolve(reference))
     config = (await trio.to_thread.run_sync(inspect_image, path)).config
     command = [*config.entrypoint, *(argv or config.cmd)]
     if not command:
