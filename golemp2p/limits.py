@@ -272,3 +272,41 @@ GUEST_CHANNELS: Final = 64  # requests and connections under way with one agent,
 GUEST_OUTBOX_FRAMES: Final = 32  # 2 MiB
 GUEST_READ_BYTES: Final = 256 * 1024
 GUEST_OPEN_FILES: Final = 1024  # of one process, where nothing else was agreed
+
+# --- shared fetching --------------------------------------------------------------------------------------------------
+SHARE_MIN_BYTES: Final = 4 * MIB  # smaller files come from their owner in one go, and are not announced
+SHARE_CHUNK_BYTES: Final = MIB  # part of the protocol: 16 GiB are 16,384 hashes
+SHARE_LISTS: Final = 16  # chunk lists kept; half a MiB each at most
+SHARE_PEERS: Final = 8  # beside the owner
+SHARE_KNOWN_FETCHERS: Final = 64  # of one file, remembered by its owner
+SHARE_KNOWN_FILES: Final = 256
+SHARE_TOLD_PEERS: Final = 16  # in one answer; a PeerId has 52 bytes
+SHARE_FETCHER_S: Final = 60.0  # a fetcher that did not ask for so long is not named any more
+SHARE_SEARCH_S: Final = 1.0  # between questions for peers
+SHARE_FIND_S: Final = 2.0  # the DHT's time to answer
+SHARE_DHT_EVERY_S: Final = 15.0
+SHARE_POLL_S: Final = 0.1  # a peer without news is asked again after so long
+SHARE_PATIENCE_S: Final = 1.0  # peers that bring nothing for so long are not waited for
+SHARE_SLOW_S: Final = 5.0  # what the peers will not have brought within so long may come from the owner
+SHARE_REPEAT_S: Final = 5.0  # a chunk that is under way for so long is asked for elsewhere too
+SHARE_CHUNK_TIMEOUT_S: Final = 20.0  # 50 kB/s; a slower peer is of no use
+SHARE_STALL_S: Final = 30.0  # a peer without anything new for so long is left
+SHARE_OWNER_ATTEMPTS: Final = 3
+ANNOUNCE_EVERY_S: Final = 1_800.0  # libp2p keeps provider records for a day; ours may meet new neighbours sooner
+ANNOUNCE_GAP_S: Final = 0.2  # between two announcements: each is a walk over the DHT
+MAX_ANNOUNCED: Final = 256  # files; the oldest are not announced again
+
+# --- virtual machines (qemu) --------------------------------------------------------------------------------------------
+KERNEL_FETCH_S: Final = 300.0  # 27 MB from the distribution's mirror
+VM_BOOT_S: Final = 40.0  # to the agent's first word; 2 s under TCG on an idle machine
+KVM_TRIAL_S: Final = 6.0  # a boot under KVM takes less than one
+VM_OVERHEAD_BYTES: Final = 96 * MIB  # memory of the guest's kernel and agent, beside what was agreed
+VM_PROCESSES: Final = 512  # in the guest, where nothing else was agreed
+TCG_CACHE_BYTES: Final = 64 * MIB  # of translated code; qemu's default is 1 GiB
+VM_MIN_DISK_BYTES: Final = 16 * MIB
+VM_DISK_SLACK_BYTES: Final = 1 * MIB  # the host file system's own blocks for a file of this size
+VM_MAKE_DISK_S: Final = 30.0  # 16 GiB, sparse, take 0.1 s
+VM_POLL_S: Final = 0.1
+VM_LAST_WORDS_S: Final = 0.5  # between the end of the agent's stream and that of qemu
+CONSOLE_CHUNKS: Final = 16
+CONSOLE_CHUNK_BYTES: Final = 1024

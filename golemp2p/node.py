@@ -272,7 +272,7 @@ async def _run_services(
             node_api.make_router(context),
             market_api.make_router(market),
             activity_api.make_router(activity),
-            files_api.make_router(content),
+            files_api.make_router(content, data.sharing.announce_content),
             payment_api.make_router(payment),
         ],
         keys=keys,
@@ -283,6 +283,7 @@ async def _run_services(
     async with trio.open_nursery() as nursery:
         await nursery.start(rpc.run)
         data.serve()
+        nursery.start_soon(data.sharing.run)
         _end_activities_with_their_agreement(nursery, market, activity)
         await nursery.start(market.run, settings.net.subnet)
         await nursery.start(activity.run)

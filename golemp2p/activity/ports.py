@@ -67,7 +67,10 @@ class DataPort(Protocol):
         max_bytes: int,
         timeout_s: float,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> ContentPort: ...
+        shared: bool = False,
+    ) -> ContentPort:
+        """``shared``: chunks of a large file may come from others that have them, and are given to others."""
+        ...
 
     async def push(
         self,

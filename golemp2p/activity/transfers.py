@@ -93,7 +93,7 @@ class Transfers:
             found = self._content.lookup(package.alg, package.digest)
             if found is not None:
                 return found
-        found = await self._fetch(self._digest_of(package.url), on_progress)
+        found = await self._fetch(self._digest_of(package.url), on_progress, shared=True)
         if package.alg:
             actual = await trio.to_thread.run_sync(_hash_file, found.path, package.alg, abandon_on_cancel=True)
             if actual != package.digest:
@@ -165,7 +165,7 @@ class Transfers:
             with trio.CancelScope(shield=True):
                 await _in_thread(partial(remove_tree, self._staging))
 
-    async def _fetch(self, digest: str, on_progress: OnProgress | None) -> ContentPort:
+    async def _fetch(self, digest: str, on_progress: OnProgress | None, *, shared: bool = False) -> ContentPort:
         key = self._agreement.requestor, digest
         lock = self._fetching.setdefault(key, trio.Lock())
         try:
@@ -180,6 +180,7 @@ class Transfers:
                     max_bytes=self._max_bytes,
                     timeout_s=limits.TRANSFER_TIMEOUT_S,
                     on_progress=on_progress,
+                    shared=shared,
                 )
         finally:
             if not lock.locked():

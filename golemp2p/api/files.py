@@ -6,6 +6,7 @@ Bodies are raw bytes, streamed both ways; nothing is held in memory.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Annotated
 
 import trio
@@ -23,7 +24,8 @@ Me = Annotated[Caller, Depends(current_caller)]
 Timeout = Annotated[float, Query(ge=0, le=limits.MAX_LONG_POLL_S)]
 
 
-def make_router(content: ContentStore) -> APIRouter:
+def make_router(content: ContentStore, announce: Callable[[Content], None] | None = None) -> APIRouter:
+    """``announce`` is told of every file that is put here, so that the network may learn of it."""
     router = APIRouter(prefix="/golemp2p/v1", tags=["files"], dependencies=[Depends(current_caller)])
 
     @router.put("/files")
@@ -32,6 +34,8 @@ def make_router(content: ContentStore) -> APIRouter:
         stored = await content.add_stream(
             request.stream(), max_bytes=limits.MAX_REST_FILE_BYTES, also=tuple(also or ())
         )
+        if announce is not None:
+            announce(stored)
         return _file(me, stored)
 
     @router.get("/files/{sha3_256}")

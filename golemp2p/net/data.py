@@ -1,8 +1,8 @@
 """Bulk data: files by hash, and files into slots, on plain streams (protocols/data.md).
 
-A stream carries one transfer: a header, an answer, raw bytes, for a put a last answer. Headers are a 2-byte length and
-msgpack. What arrived stays when a transfer breaks, and the next one goes on from there; the hash of the whole file
-decides at the end.
+A stream carries one transfer: a header, an answer, raw bytes, for a put a last answer; or several small questions
+about chunks in a row. What arrived stays when a transfer breaks, and the next one goes on from there; the hash of the
+whole file decides at the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import msgpack
 import structlog
 import trio
 
@@ -30,115 +29,13 @@ from golemp2p.errors import (
     RemoteProtocolError,
     UsageError,
 )
-from golemp2p.net.frames import Failure
+from golemp2p.net.datawire import PROTOCOL, Progress, Wire, encode_header
 from golemp2p.net.port import ByteStream, Network
-from golemp2p.net.rpc_caller import error_of
+from golemp2p.net.sharing import Sharing
 from golemp2p.storage.content import Content, ContentStore, check_digest, hash_file, size_of
 
 log = structlog.get_logger(__name__)
-PROTOCOL: Final = "/golemp2p/data/1"
-MAX_HEADER_BYTES: Final = 4096
-_FILE_BLOCK_BYTES: Final = 16 * limits.DATA_CHUNK_BYTES  # one hop to a worker thread per MiB
 _ATTEMPTS: Final = 3
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all); must not block
-
-
-def encode_header(fields: list[Any]) -> bytes:
-    payload = bytes(msgpack.packb(fields))
-    if len(payload) > MAX_HEADER_BYTES:
-        raise UsageError(f"a data header of {len(payload)} bytes")
-    return len(payload).to_bytes(2, "big") + payload
-
-
-class _Wire:
-    """A stream with a buffer for what came with a header, and a deadline on every wait."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self.stream = stream
-        self._buffer = b""
-
-    async def some(self, max_bytes: int) -> bytes:
-        if self._buffer:
-            piece, self._buffer = self._buffer[:max_bytes], self._buffer[max_bytes:]
-            return piece
-        try:
-            with trio.fail_after(limits.DATA_STALL_TIMEOUT_S):
-                return await self.stream.read(max_bytes)
-        except trio.TooSlowError as exc:
-            raise DeadlineError(f"{self.stream.peer} sent nothing for {limits.DATA_STALL_TIMEOUT_S:.0f} s") from exc
-
-    async def exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            piece = await self.some(size - len(data))
-            if not piece:
-                raise NetworkError(f"{self.stream.peer} ended a data stream early")
-            data += piece
-        return data
-
-    async def header(self) -> list[Any]:
-        size = int.from_bytes(await self.exactly(2), "big")
-        if not 0 < size <= MAX_HEADER_BYTES:
-            raise RemoteProtocolError(f"a data header of {size} bytes")
-        try:
-            fields = msgpack.unpackb(await self.exactly(size))
-        except (ValueError, msgpack.UnpackException, RecursionError) as exc:
-            raise RemoteProtocolError("a data header is not msgpack") from exc
-        if not isinstance(fields, list):
-            raise RemoteProtocolError("a data header is not a list")
-        return fields
-
-    async def answer(self) -> list[Any]:
-        """What follows "ok". Raises the peer's error."""
-        match await self.header():
-            case ["ok", *rest]:
-                return rest
-            case ["error", str(code), str(message), str(hint)]:
-                raise error_of(Failure(0, code, message, hint))
-        raise RemoteProtocolError("a data answer is neither ok nor error")
-
-    async def send(self, data: bytes) -> None:
-        try:
-            with trio.fail_after(limits.DATA_STALL_TIMEOUT_S):
-                await self.stream.write(data)
-        except trio.TooSlowError as exc:
-            raise DeadlineError(f"{self.stream.peer} took nothing for {limits.DATA_STALL_TIMEOUT_S:.0f} s") from exc
-
-    async def send_file(self, path: Path, offset: int, on_progress: Progress | None = None) -> None:
-        total = size_of(path) or 0
-        async with await trio.open_file(path, "rb") as file:
-            await file.seek(offset)
-            while block := await file.read(_FILE_BLOCK_BYTES):
-                for start in range(0, len(block), limits.DATA_CHUNK_BYTES):
-                    piece = block[start : start + limits.DATA_CHUNK_BYTES]
-                    await self.send(piece)
-                    offset += len(piece)
-                if on_progress is not None:
-                    on_progress(offset, total)
-
-    async def receive_file(self, path: Path, offset: int, total: int, on_progress: Progress | None = None) -> None:
-        """Append to ``path`` from ``offset`` until it has ``total`` bytes. What came stays, whatever happens."""
-        async with await trio.open_file(path, "ab") as file:
-            await file.truncate(offset)
-            block = bytearray()
-            try:
-                while offset < total:
-                    piece = await self.some(min(total - offset, 4 * limits.DATA_CHUNK_BYTES))
-                    if not piece:
-                        raise NetworkError(f"{self.stream.peer} ended the transfer after {offset} of {total} bytes")
-                    block += piece
-                    offset += len(piece)
-                    if len(block) >= _FILE_BLOCK_BYTES:
-                        await file.write(bytes(block))
-                        block.clear()
-                        if on_progress is not None:
-                            on_progress(offset, total)
-            finally:
-                if block:
-                    with trio.CancelScope(shield=True):
-                        await file.write(bytes(block))
-        if on_progress is not None:
-            on_progress(total, total)
 
 
 class DataService:
@@ -148,18 +45,22 @@ class DataService:
         self._network, self._store = network, store
         self._active: Counter[PeerId] = Counter()
         self._busy_slots: set[str] = set()
+        self.sharing = Sharing(network, store)
 
     def serve(self) -> None:
         self._network.set_stream_handler(PROTOCOL, self._handle)
 
     # --- serving ----------------------------------------------------------------------------------------------------
     async def _handle(self, stream: ByteStream) -> None:
-        wire, peer = _Wire(stream), stream.peer
+        wire, peer = Wire(stream), stream.peer
         self._active[peer] += 1
         try:
             if self._active[peer] > limits.DATA_MAX_TRANSFERS_PER_PEER:
                 raise PolicyError(f"more than {limits.DATA_MAX_TRANSFERS_PER_PEER} transfers at a time")
-            match await wire.header():
+            header = await wire.header()
+            match header:
+                case ["get", _, _, _, _] | ["have" | "peers" | "chunks", *_]:
+                    await self.sharing.serve(wire, header)
                 case ["get", str(alg), str(digest), int(offset)] if offset >= 0:
                     await self._give(wire, alg, digest, offset)
                 case ["put", str(slot_id), int(total), str(sha256)] if total >= 0:
@@ -176,7 +77,7 @@ class DataService:
             if not self._active[peer]:
                 del self._active[peer]
 
-    async def _give(self, wire: _Wire, alg: str, digest: str, offset: int) -> None:
+    async def _give(self, wire: Wire, alg: str, digest: str, offset: int) -> None:
         content = self._store.lookup(alg, digest)
         if content is None:
             raise NotFoundError(f"no file with {alg} {digest}")
@@ -187,7 +88,7 @@ class DataService:
         await wire.stream.close_write()
         await wire.some(1)  # the peer closes when it has read all; our own closing would cut the rest off
 
-    async def _take(self, wire: _Wire, slot_id: str, total: int, sha256: str) -> None:
+    async def _take(self, wire: Wire, slot_id: str, total: int, sha256: str) -> None:
         slot, expected = self._store.slot(slot_id), check_digest("sha256", sha256)
         if slot.peer is not None and slot.peer != wire.stream.peer:
             raise NotFoundError(f"slot {slot_id!r} is not known")  # not even that it exists
@@ -231,10 +132,14 @@ class DataService:
         max_bytes: int,
         timeout_s: float,
         on_progress: Progress | None = None,
+        shared: bool = False,
     ) -> Content:
         """The file with that hash, from ``peer`` unless the store has it; also copied to ``destination``.
 
-        Goes on where an earlier attempt broke. Raises NotFoundError (the peer has no such file), PolicyError (larger
+        With ``shared`` chunks of a large file come from others too, and are given to others while it arrives; and it
+        is announced. Goes on where an earlier attempt broke.
+
+        Raises NotFoundError (the peer has no such file), PolicyError (larger
         than ``max_bytes``), RemoteProtocolError (the content has another hash; it is deleted), DeadlineError,
         NetworkError.
         """
@@ -242,6 +147,8 @@ class DataService:
         try:
             with trio.fail_after(timeout_s):
                 content = self._store.lookup(alg, digest)
+                if content is None and shared:
+                    content = await self.sharing.fetch(peer, alg, digest, max_bytes, on_progress)
                 if content is None:
                     # By peer: two may send the same file at once, and neither may spoil what the other sent.
                     partial = self._store.partial(f"get-{alg}-{digest}-{peer}")
@@ -259,7 +166,7 @@ class DataService:
         offset = size_of(partial) or 0
         stream = await self._network.open_stream(peer, PROTOCOL)
         try:
-            wire = _Wire(stream)
+            wire = Wire(stream)
             await wire.send(encode_header(["get", alg, digest, offset]))
             match await wire.answer():
                 case [int(total)] if total >= offset:
@@ -304,7 +211,7 @@ class DataService:
         total = size_of(source) or 0
         stream = await self._network.open_stream(peer, PROTOCOL)
         try:
-            wire = _Wire(stream)
+            wire = Wire(stream)
             await wire.send(encode_header(["put", slot, total, digests["sha256"]]))
             match await wire.answer():
                 case [int(offset)] if 0 <= offset <= total:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from golemp2p.errors import ConflictError, NetworkError, NotFoundError, PolicyError, RemoteError, RemoteProtocolError
-from golemp2p.net.data import PROTOCOL, DataService, _Wire, encode_header
+from golemp2p.net.data import DataService
+from golemp2p.net.datawire import PROTOCOL, Wire, encode_header
 from golemp2p.net.port import ByteStream, Network
 from golemp2p.storage.content import ContentStore
 from tests.integration.net.conftest import until
@@ -111,7 +112,7 @@ async def test_a_broken_transfer_goes_on_where_it_broke(world: World, monkeypatc
     offsets: list[int] = []
     serve = world.their_data._give
 
-    async def cut_once(wire: _Wire, alg: str, digest: str, offset: int) -> None:
+    async def cut_once(wire: Wire, alg: str, digest: str, offset: int) -> None:
         offsets.append(offset)
         if len(offsets) == 1:
             await wire.send(encode_header(["ok", SIZE]) + world.bytes[: SIZE // 2])

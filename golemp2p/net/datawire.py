@@ -1,0 +1,132 @@
+"""The framing of ``/golemp2p/data/1`` (protocols/data.md): headers and raw bytes on one stream, every wait bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+import trio
+
+from golemp2p import limits
+from golemp2p.errors import DeadlineError, NetworkError, RemoteProtocolError, UsageError
+from golemp2p.net.frames import Failure
+from golemp2p.net.port import ByteStream
+from golemp2p.net.rpc_caller import error_of
+from golemp2p.storage.content import size_of
+
+PROTOCOL: Final = "/golemp2p/data/1"
+MAX_HEADER_BYTES: Final = 4096
+_FILE_BLOCK_BYTES: Final = 16 * limits.DATA_CHUNK_BYTES  # one hop to a worker thread per MiB
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all); must not block
+
+
+def encode_header(fields: list[Any]) -> bytes:
+    payload = bytes(msgpack.packb(fields))
+    if len(payload) > MAX_HEADER_BYTES:
+        raise UsageError(f"a data header of {len(payload)} bytes")
+    return len(payload).to_bytes(2, "big") + payload
+
+
+class Wire:
+    """A stream with a buffer for what came with a header, and a deadline on every wait."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.stream = stream
+        self._buffer = b""
+
+    async def some(self, max_bytes: int) -> bytes:
+        if self._buffer:
+            piece, self._buffer = self._buffer[:max_bytes], self._buffer[max_bytes:]
+            return piece
+        try:
+            with trio.fail_after(limits.DATA_STALL_TIMEOUT_S):
+                return await self.stream.read(max_bytes)
+        except trio.TooSlowError as exc:
+            raise DeadlineError(f"{self.stream.peer} sent nothing for {limits.DATA_STALL_TIMEOUT_S:.0f} s") from exc
+
+    async def exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = await self.some(size - len(data))
+            if not piece:
+                raise NetworkError(f"{self.stream.peer} ended a data stream early")
+            data += piece
+        return data
+
+    async def next_header(self) -> list[Any] | None:
+        """As :meth:`header`, or None when the peer has nothing more to say."""
+        first = await self.some(1)
+        if not first:
+            return None
+        self._buffer = first + self._buffer
+        return await self.header()
+
+    async def header(self) -> list[Any]:
+        size = int.from_bytes(await self.exactly(2), "big")
+        if not 0 < size <= MAX_HEADER_BYTES:
+            raise RemoteProtocolError(f"a data header of {size} bytes")
+        try:
+            fields = msgpack.unpackb(await self.exactly(size))
+        except (ValueError, msgpack.UnpackException, RecursionError) as exc:
+            raise RemoteProtocolError("a data header is not msgpack") from exc
+        if not isinstance(fields, list):
+            raise RemoteProtocolError("a data header is not a list")
+        return fields
+
+    async def answer(self) -> list[Any]:
+        """What follows "ok". Raises the peer's error."""
+        match await self.header():
+            case ["ok", *rest]:
+                return rest
+            case ["error", str(code), str(message), str(hint)]:
+                raise error_of(Failure(0, code, message, hint))
+        raise RemoteProtocolError("a data answer is neither ok nor error")
+
+    async def send(self, data: bytes) -> None:
+        try:
+            with trio.fail_after(limits.DATA_STALL_TIMEOUT_S):
+                await self.stream.write(data)
+        except trio.TooSlowError as exc:
+            raise DeadlineError(f"{self.stream.peer} took nothing for {limits.DATA_STALL_TIMEOUT_S:.0f} s") from exc
+
+    async def send_file(
+        self, path: Path, offset: int, on_progress: Progress | None = None, *, end: int | None = None
+    ) -> None:
+        """From ``offset`` to ``end``, or to the end of the file."""
+        total = size_of(path) or 0
+        end = total if end is None else min(end, total)
+        async with await trio.open_file(path, "rb") as file:
+            await file.seek(offset)
+            while offset < end and (block := await file.read(min(_FILE_BLOCK_BYTES, end - offset))):
+                for start in range(0, len(block), limits.DATA_CHUNK_BYTES):
+                    piece = block[start : start + limits.DATA_CHUNK_BYTES]
+                    await self.send(piece)
+                    offset += len(piece)
+                if on_progress is not None:
+                    on_progress(offset, total)
+
+    async def receive_file(self, path: Path, offset: int, total: int, on_progress: Progress | None = None) -> None:
+        """Append to ``path`` from ``offset`` until it has ``total`` bytes. What came stays, whatever happens."""
+        async with await trio.open_file(path, "ab") as file:
+            await file.truncate(offset)
+            block = bytearray()
+            try:
+                while offset < total:
+                    piece = await self.some(min(total - offset, 4 * limits.DATA_CHUNK_BYTES))
+                    if not piece:
+                        raise NetworkError(f"{self.stream.peer} ended the transfer after {offset} of {total} bytes")
+                    block += piece
+                    offset += len(piece)
+                    if len(block) >= _FILE_BLOCK_BYTES:
+                        await file.write(bytes(block))
+                        block.clear()
+                        if on_progress is not None:
+                            on_progress(offset, total)
+            finally:
+                if block:
+                    with trio.CancelScope(shield=True):
+                        await file.write(bytes(block))
+        if on_progress is not None:
+            on_progress(total, total)
