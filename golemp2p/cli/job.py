@@ -231,9 +231,7 @@ def check(order: Order) -> None:
     if order.image is None and (order.isolation or order.backend):
         raise UsageError("--isolation and --backend are for --image")
     if order.image is not None and order.deterministic:
-        raise UsageError(
-            "--deterministic is for WASM programs", hint="a container's results are not repeatable"
-        )
+        raise UsageError("--deterministic is for WASM programs", hint="a container's results are not repeatable")
     _prepare_outputs(order)
 
 
@@ -386,7 +384,7 @@ async def _work(
         for given in order.inputs:
             upload = script.upload_directory if given.local.is_dir() else script.upload_file
             upload(given.local, given.guest)
-        done = script.run(argv[0], *argv[1:], check=False, binary=True, on_output=show if order.live else None)
+        done = script.run(argv[0], *argv[1:], check=False, on_output=show if order.live else None)
         yield script
         for wanted in order.outputs:
             script = context.new_script()

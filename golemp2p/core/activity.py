@@ -10,6 +10,7 @@ a numbered event; poll results and SSE frames are both derived from the events.
 from __future__ import annotations
 
 import codecs
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -189,6 +190,8 @@ class CaptureBuffer:
 
     def value(self) -> str | bytes:
         data = bytes(self._head + self._tail)
+        if self._capture.base64:
+            return b64encode(data).decode()
         return data if self._capture.binary else data.decode("utf-8", "replace")
 
 

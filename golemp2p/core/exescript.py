@@ -36,6 +36,7 @@ class Capture:
     part: CapturePart = CapturePart.HEAD
     limit_bytes: int | None = None
     binary: bool = False
+    base64: bool = False  # ours: exact like binary, without the cost of an array of numbers
 
 
 @dataclass(frozen=True)
@@ -253,8 +254,8 @@ def _capture(body: _Body, captures: Mapping[str, object], stream: str) -> Captur
         raise body.fail(where, "must be {stream: …} or {atEnd: …}")
     options = options or {}
     form = options.get("format")
-    if form not in (None, "str", "string", "bin", "binary"):
-        raise body.fail(f"{where}.format", f"is {str(form)[:40]!r}, not one of str, string, bin, binary")
+    if form not in (None, "str", "string", "bin", "binary", "base64"):
+        raise body.fail(f"{where}.format", f"is {str(form)[:40]!r}, not one of str, string, bin, binary, base64")
     part, limit_bytes = CapturePart.HEAD, None
     for name in ("limit",) if mode == CaptureMode.STREAM else tuple(CapturePart):
         limit = options.get(name)
@@ -263,7 +264,7 @@ def _capture(body: _Body, captures: Mapping[str, object], stream: str) -> Captur
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
             raise body.fail(f"{where}.{name}", f"is {str(limit)[:40]!r}, not a number of bytes")
         part, limit_bytes = CapturePart.HEAD if name == "limit" else CapturePart(name), limit
-    return Capture(CaptureMode(mode), part, limit_bytes, binary=form in ("bin", "binary"))
+    return Capture(CaptureMode(mode), part, limit_bytes, form in ("bin", "binary"), form == "base64")
 
 
 def _transfer(body: _Body, raw: Mapping[str, object]) -> Transfer:

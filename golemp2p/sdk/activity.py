@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import anyio
 from golemp2p import limits
 from golemp2p.client import NodeClient
 from golemp2p.client.activity import BatchEvent
-from golemp2p.errors import GolemError, NetworkError, UsageError
+from golemp2p.errors import GolemError, InternalError, NetworkError, UsageError
 from golemp2p.sdk.errors import CommandFailedError, ProviderLostError, SetupFailedError, TaskTimeoutError
 from golemp2p.sdk.log import get_logger
 from golemp2p.sdk.payload import Payload
@@ -212,8 +213,12 @@ class _Progress:
             await step.hear(stream, _bytes(value))
 
 
-def _bytes(value: str | list[int]) -> bytes:
-    return value.encode() if isinstance(value, str) else bytes(value)
+def _bytes(value: str) -> bytes:
+    """RunStep asks for base64. Raises InternalError when our node answers with something else."""
+    try:
+        return b64decode(value, validate=True)
+    except (TypeError, ValueError) as exc:
+        raise InternalError(f"the node sent output that is not base64: {str(value)[:80]!r}") from exc
 
 
 def _exit_code(message: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -127,5 +128,7 @@ class Frames:
             capture = command.stdout if event.kind is EventKind.STDOUT else command.stderr
             if capture is not None and capture.binary:
                 return list(event.data)
+            if capture is not None and capture.base64:
+                return b64encode(event.data).decode()
         decoder = self._decoders.setdefault((event.index, event.kind), TextDecoder())
         return decoder.feed(event.data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from base64 import b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -307,7 +308,7 @@ class FakeNode:
             elif kind == "run":
                 code, output = self.program(provider.name, [body["entry_point"], *body["args"]])
                 if output:
-                    yield BatchEvent(next(numbers), index, "stdout", output)
+                    yield BatchEvent(next(numbers), index, "stdout", b64encode(output.encode()).decode())
                 message = f"ExeScript command exited with code {code}" if code else None
             yield BatchEvent(next(numbers), index, "finished", {"return_code": code, "message": message})
             if code:
