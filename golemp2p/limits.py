@@ -258,6 +258,11 @@ DETERMINISTIC_MEMORY_BYTES: Final = 512 * MIB  # the same at every provider, sin
 MAX_EVIDENCE_FILES: Final = 1_000  # in the volumes of a deterministic run; a receipt names each, before and after
 MAX_EVIDENCE_BYTES: Final = 4 * 1024 * MIB  # hashed before and after each deterministic run: 2 s for a GiB
 MAX_RECEIPT_BYTES: Final = 512 * 1024  # of its content; a frame of the rpc takes 2 MiB
+CUSTOM_DEPLOY_S: Final = 600.0  # a stranger's executable may unpack gigabytes
+CUSTOM_START_S: Final = 60.0
+CUSTOM_CLEAN_UP_S: Final = 30.0  # for a stranger's code to remove what is its; then the node goes on
+CUSTOM_SAMPLE_S: Final = 0.5  # how often the processes of a command are measured; a look takes a few ms
+MAX_CUSTOM_ANSWER_BYTES: Final = MIB  # of a command's output that is kept; a real deploy answer has 200 bytes
 
 # --- guest agent (containers and virtual machines) ----------------------------------------------------------------------
 AGENT_COMPILE_S: Final = 60.0  # takes one
@@ -308,5 +313,5 @@ VM_DISK_SLACK_BYTES: Final = 1 * MIB  # the host file system's own blocks for a 
 VM_MAKE_DISK_S: Final = 30.0  # 16 GiB, sparse, take 0.1 s
 VM_POLL_S: Final = 0.1
 VM_LAST_WORDS_S: Final = 0.5  # between the end of the agent's stream and that of qemu
-CONSOLE_CHUNKS: Final = 16
+CONSOLE_CHUNKS: Final = 256
 CONSOLE_CHUNK_BYTES: Final = 1024

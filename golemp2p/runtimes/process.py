@@ -44,6 +44,15 @@ class Child:
     def pid(self) -> int:
         return self._popen.pid
 
+    @property
+    def stdout_fd(self) -> int:
+        """Our end of the pipe, open until ``aclose``."""
+        return _fileno(self._popen.stdout)
+
+    @property
+    def stderr_fd(self) -> int:
+        return _fileno(self._popen.stderr)
+
     def has_ended(self) -> bool:
         """Whether the process has exited, reaped or not."""
         return self._exit is not None or bool(os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT))
@@ -77,9 +86,7 @@ class Child:
 
     async def pump(self, pipe: IO[bytes] | None, sink: Callable[[bytes], Awaitable[None]]) -> None:
         """Hand everything that arrives on ``pipe`` to ``sink`` until its end; the sink's pace is the writer's pace."""
-        if pipe is None:
-            raise InternalError("the child was started without this pipe")
-        async with trio.lowlevel.FdStream(os.dup(pipe.fileno())) as stream:
+        async with trio.lowlevel.FdStream(os.dup(_fileno(pipe))) as stream:
             while chunk := await stream.receive_some(PIPE_CHUNK_BYTES):
                 await sink(bytes(chunk))
 
@@ -98,6 +105,12 @@ class Child:
             if pipe is not None:
                 pipe.close()
         return ended
+
+
+def _fileno(pipe: IO[bytes] | None) -> int:
+    if pipe is None:
+        raise InternalError("the child was started without this pipe")
+    return pipe.fileno()
 
 
 def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, pass_fds: Sequence[int] = ()) -> Child:
