@@ -360,6 +360,13 @@ static long long oom_kills(void)
                         "/sys/fs/cgroup/memory/memory.oom_control");
 }
 
+static u64 memory_peak(void)
+{
+    long long peak = group_number("memory.peak", NULL, "/sys/fs/cgroup/memory.peak",
+                                  "/sys/fs/cgroup/memory/memory.max_usage_in_bytes");
+    return peak < 0 ? 0 : peak;
+}
+
 /* ---- the process tree ---------------------------------------------------------------------------------------- */
 
 struct process { pid_t pid, parent; char state; u64 ticks; int mine; };
@@ -847,6 +854,7 @@ static void tell_exit(struct channel *c)
     w32(&w, c->code);
     w64(&w, c->cpu_us);
     w64(&w, c->maxrss_bytes);
+    w64(&w, memory_peak());
     reply_end(&w, A_EXITED, c->id);
     c->told = 1;
 }
@@ -1323,7 +1331,7 @@ static int enter_image(u32 id, u32 flags, char *hostname)
     mkdir("/root", 0755);
     if (step(id, mount("/dev/vda", "/image", "squashfs", MS_RDONLY | MS_NODEV, NULL), "cannot mount the image"))
         return -1;
-    int mounted = flags & SETUP_SCRATCH ? mount("/dev/vdb", "/scratch", "ext4", MS_NODEV | MS_NOATIME, "discard")
+    int mounted = flags & SETUP_SCRATCH ? mount("/dev/vdb", "/scratch", "ext4", MS_NODEV | MS_NOATIME, "discard,noinit_itable")
                                         : mount("scratch", "/scratch", "tmpfs", MS_NODEV, "mode=755");
     if (step(id, mounted, "cannot mount the scratch disk")) return -1;
     mkdir("/scratch/upper", 0755);
@@ -1421,13 +1429,11 @@ static void on_usage(u32 id)
     }
     long long now = group_number("memory.current", NULL, "/sys/fs/cgroup/memory.current",
                                  "/sys/fs/cgroup/memory/memory.usage_in_bytes");
-    long long peak = group_number("memory.peak", NULL, "/sys/fs/cgroup/memory.peak",
-                                  "/sys/fs/cgroup/memory/memory.max_usage_in_bytes");
     long long kills = oom_kills();
     struct writer w = reply_begin();
     w64(&w, cpu >= 0 ? cpu : ns >= 0 ? ns / 1000 : 0);
     w64(&w, now < 0 ? 0 : now);
-    w64(&w, peak < 0 ? 0 : peak);
+    w64(&w, memory_peak());
     w32(&w, alive);
     w32(&w, kills < 0 ? 0 : kills);
     reply_end(&w, A_OK, id);
@@ -1718,9 +1724,8 @@ static int score(void)
 int main(int argc, char **argv)
 {
     sigset_t child;
-    if (argc < 2 && getpid() == 1) boot();
-    else if (argc == 2 && !strcmp(argv[1], "score")) return score();
-    else if (argc == 2 && !strcmp(argv[1], "serve")) {
+    if (argc == 2 && !strcmp(argv[1], "score")) return score();
+    if (argc == 2 && !strcmp(argv[1], "serve")) {
         g_in = fcntl(0, F_DUPFD_CLOEXEC, 10);
         g_out = fcntl(1, F_DUPFD_CLOEXEC, 10);
         fcntl(g_in, F_SETFL, O_NONBLOCK);
@@ -1729,8 +1734,12 @@ int main(int argc, char **argv)
         if (g_in < 0 || g_out < 0 || null < 0) die("no standard streams");
         dup2(null, 0);
         dup2(2, 1);
-    } else {
-        fprintf(stderr, "usage: agent serve   (or as /init of a virtual machine)\n");
+    } else if (argc == 2 && !strcmp(argv[1], "version")) {
+        printf("golemp2p guest agent, protocol %d\n", VERSION);
+        return 0;
+    } else if (getpid() == 1) boot(); /* the kernel hands on words of its command line that it does not know */
+    else {
+        fprintf(stderr, "usage: agent serve|version   (or as /init of a virtual machine)\n");
         return 64;
     }
     g_self = getpid();

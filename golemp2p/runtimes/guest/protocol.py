@@ -183,6 +183,7 @@ class Exited:
     code: int
     cpu_s: float
     max_rss_bytes: int
+    memory_peak_bytes: int  # of the whole guest's control group so far; 0 where there is none
 
 
 @dataclass(frozen=True)
@@ -222,10 +223,10 @@ def read_refusal(body: bytes) -> Refusal:
 
 def read_exited(body: bytes) -> Exited:
     fields = Fields(body)
-    flags, code, cpu_us, rss = fields.u32(), fields.i32(), fields.u64(), fields.u64()
+    flags, code, cpu_us, rss, peak = fields.u32(), fields.i32(), fields.u64(), fields.u64(), fields.u64()
     if not -64 <= code <= 255:
         raise GuestProtocolError(f"the guest agent sent exit code {code}")
-    return Exited(flags, code, min(cpu_us, 2**52) / 1e6, min(rss, 2**52))
+    return Exited(flags, code, min(cpu_us, 2**52) / 1e6, min(rss, 2**52), min(peak, 2**52))
 
 
 def _facts(fields: Fields) -> FileFacts:

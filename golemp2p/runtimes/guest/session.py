@@ -111,6 +111,7 @@ class GuestSession:
 
     def __init__(self, stream: trio.abc.Stream, decoder: FrameDecoder, facts: str) -> None:
         self.facts = facts
+        self.memory_peak_bytes = 0  # of the guest's control group, as told at the end of each run; 0 is unknown
         self._stream = stream
         self._decoder = decoder
         self._channels: dict[int, Channel] = {}
@@ -133,7 +134,7 @@ class GuestSession:
         cpu_percent: int = 0,
         scratch: bool = False,
     ) -> None:
-        """Make the guest ready: volumes exist and belong to ``user`` (name or uid[:group or gid]), also the runs' default.
+        """Make the guest ready: volumes exist and belong to ``user`` (name or uid[:group or gid]), the runs' default.
 
         The rest is for a virtual machine, which enters its image now. Raises RuntimeFailureError.
         """
@@ -336,6 +337,7 @@ class _Run:
             await channel.consumed(frame)
         elif frame.kind is Tell.EXITED:
             self._exited = protocol.read_exited(frame.body)
+            self._session.memory_peak_bytes = max(self._session.memory_peak_bytes, self._exited.memory_peak_bytes)
             channel.ended = True
         elif output is not None or frame.kind is not Tell.OK:
             raise self._broken(frame)

@@ -1,0 +1,182 @@
+"""One activity's virtual machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from golemp2p import limits
+from golemp2p.images import ImageConfig
+from golemp2p.runtimes.base import Deployment, EndReason, ExitStatus, OutputSink, RuntimeFailureError, Usage
+from golemp2p.runtimes.guest.files import SessionFiles
+from golemp2p.runtimes.guest.session import GuestExit, GuestSession, RunLimits, open_session
+from golemp2p.runtimes.qemu.leftovers import Leftovers
+from golemp2p.runtimes.qemu.machine import Machine, MachinePlan, start_machine
+from golemp2p.runtimes.qemu.meter import CpuMeter
+
+log = structlog.get_logger(__name__)
+
+WORK: Final = "/golem/work"
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+CODE_BUDGET: Final = 152
+CODE_KILLED: Final = 137
+CODE_WALL: Final = 124
+
+
+class QemuInstance:
+    """A deployed image; ``start`` boots it."""
+
+    def __init__(self, deployment: Deployment, config: ImageConfig, plan: MachinePlan, leftovers: Leftovers) -> None:
+        self._deployment = deployment
+        self._config = config
+        self._plan = plan
+        self._leftovers = leftovers
+        self._volumes = tuple(dict.fromkeys([WORK, *config.volumes, *deployment.volumes]))
+        self._machine: Machine | None = None
+        self._session: GuestSession | None = None
+        self._files: SessionFiles | None = None
+        self._meter = CpuMeter(lambda: 0.0)
+        self._lost = trio.Event()
+        self._reason = ""
+        self._terminated = False
+
+    @property
+    def files(self) -> SessionFiles:
+        if self._files is None:
+            raise RuntimeFailureError("the virtual machine is not started", hint="start comes before transfers")
+        return self._files
+
+    @property
+    def disk(self) -> Sequence[Path]:
+        return () if self._plan.scratch is None else (self._plan.scratch,)
+
+    async def start(self, args: Sequence[str]) -> None:
+        """Boot and enter the image; ``args`` have no meaning here. Raises RuntimeFailureError."""
+        if self._machine is not None:
+            raise RuntimeFailureError("the virtual machine was started before")
+        machine = self._machine = start_machine(self._plan, self._deployment.work_dir)
+        self._leftovers.note(machine.child.pid)
+        self._meter = CpuMeter(machine.child.cpu_s)
+        self._deployment.nursery.start_soon(self._watch, machine)
+        try:
+            session = self._session = await open_session(
+                machine.stream, self._deployment.nursery, hello_timeout_s=limits.VM_BOOT_S
+            )
+        except RuntimeFailureError as exc:
+            raise RuntimeFailureError(f"the virtual machine did not start: {await self._why(exc.message)}") from None
+        agreed = self._deployment.limits
+        await session.setup(
+            hostname=self._deployment.hostname or "golem",
+            user=self._config.user,
+            volumes=self._volumes,
+            memory_bytes=agreed.memory_bytes or limits.DEFAULT_GUEST_MEMORY_BYTES,
+            processes=agreed.processes or limits.VM_PROCESSES,
+            cpu_percent=0 if agreed.cpus is None else max(1, math.ceil(agreed.cpus * 100)),
+            scratch=self._plan.scratch is not None,
+        )
+        self._files = session.files(self._volumes, spool_dir=self._deployment.work_dir)
+
+    async def run(self, entry_point: str, args: Sequence[str], output: OutputSink) -> ExitStatus:
+        session = self._alive()
+        agreed = self._deployment.limits
+        env = {"PATH": PATH, **dict(self._config.env), **self._deployment.env}
+        bounds = RunLimits(cpu_s=agreed.cpu_s)
+        cwd = self._config.workdir or WORK
+        try:
+            with trio.move_on_after(math.inf if agreed.wall_s is None else agreed.wall_s) as wall:
+                ended = await session.run([entry_point, *args], env=env, cwd=cwd, limits=bounds, output=output)
+        except RuntimeFailureError as exc:
+            if session.is_lost:
+                raise RuntimeFailureError(f"the virtual machine is gone: {await self._why(exc.message)}") from None
+            raise
+        finally:
+            self._meter.settle()
+        if wall.cancelled_caught:
+            message = f"stopped after {agreed.wall_s:g} s, the limit of one command"
+            return ExitStatus(CODE_WALL, EndReason.WALL_LIMIT, message)
+        return self._judge(ended)
+
+    def _judge(self, ended: GuestExit) -> ExitStatus:
+        agreed = self._deployment.limits
+        code = ended.code if ended.signal is None else 128 + ended.signal
+        if code is None:
+            raise RuntimeFailureError("the guest agent does not say how the command ended")
+        if ended.cpu_limit and agreed.cpu_s is not None:
+            return ExitStatus(CODE_BUDGET, EndReason.CPU_LIMIT, f"used up its {agreed.cpu_s:g} CPU seconds")
+        if code == CODE_KILLED and ended.out_of_memory:
+            mib = (agreed.memory_bytes or limits.DEFAULT_GUEST_MEMORY_BYTES) // limits.MIB
+            return ExitStatus(code, EndReason.OUT_OF_MEMORY, f"killed for using more than its {mib} MiB of memory")
+        if ended.signal:
+            return ExitStatus(code, EndReason.KILLED, f"killed by signal {ended.signal}")
+        return ExitStatus(code)
+
+    async def connect(self, port: int) -> trio.abc.HalfCloseableStream:
+        return await self._alive().connect(port)
+
+    async def lost(self) -> str:
+        await self._lost.wait()
+        return self._reason
+
+    def usage(self) -> Usage:
+        """CPU time is the host's count. The memory peak is the payload's, by the guest's word, as far as that can be
+        true: never more than the whole machine had.
+        """
+        machine_bytes = self._machine.memory_peak_bytes() if self._machine is not None else 0
+        told_bytes = self._session.memory_peak_bytes if self._session is not None else 0
+        return Usage(self._meter.read(), 0, min(told_bytes or machine_bytes, machine_bytes), 0)
+
+    async def terminate(self) -> None:
+        if self._terminated:
+            return
+        self._terminated = True
+        if self._machine is None:
+            return
+        self._meter.settle()
+        await self._machine.aclose()
+        self._leftovers.forget(self._machine.child.pid)
+        if self._session is not None:
+            self._session.lose("the virtual machine was stopped")
+
+    def _alive(self) -> GuestSession:
+        if self._session is None:
+            raise RuntimeFailureError("the virtual machine is not started")
+        return self._session
+
+    async def _watch(self, machine: Machine) -> None:
+        """Until qemu has ended, or its agent has; then the instance is lost, unless that was our wish."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(machine.listen)
+            nursery.start_soon(self._watch_agent)
+            ended = await machine.child.wait()
+            self._meter.settle()
+            how = f"by signal {-ended.code}" if ended.code < 0 else f"with status {ended.code}"
+            words = machine.last_words()
+            self._be_lost(f"qemu ended {how}" + (f", its last words: {words}" if words else ""))
+            if self._session is not None:
+                self._session.lose("the virtual machine has ended")
+            nursery.cancel_scope.cancel()
+
+    async def _watch_agent(self) -> None:
+        while self._session is None:  # noqa: ASYNC110 - a few times in a machine's life
+            await trio.sleep(limits.VM_POLL_S)
+        reason = await self._session.lost()
+        # Mostly qemu has ended, which says more.
+        await trio.sleep(limits.VM_LAST_WORDS_S)
+        self._be_lost(reason)
+
+    def _be_lost(self, reason: str) -> None:
+        if not self._lost.is_set() and not self._terminated:
+            log.warning("machine_lost", activity_id=self._deployment.activity_id, reason=reason)
+            self._reason = reason
+            self._lost.set()
+
+    async def _why(self, otherwise: str) -> str:
+        """What the watcher finds out, when it does so soon."""
+        with trio.move_on_after(2 * limits.VM_LAST_WORDS_S):
+            await self._lost.wait()
+        return self._reason or otherwise
