@@ -443,7 +443,10 @@ static int kill_tree(pid_t root)
 static void kill_run(struct channel *c)
 {
     if (c->cgroup >= 0) write_text(c->cgroup, "cgroup.kill", "1");
-    if (c->keeper > 0) kill_tree(c->keeper);
+    if (c->keeper > 0) {
+        kill(c->keeper, SIGCONT); /* a payload of our own user may have stopped it */
+        kill_tree(c->keeper);
+    }
 }
 
 /* CPU time of all that the run ever started, but what ended unseen below a process that does not wait. */
@@ -705,7 +708,7 @@ static void drop_oldest_lingering(void)
     struct channel *oldest = NULL;
     int count = 0;
     for (struct channel *c = g_channels; c; c = c->next)
-        if (c->told) oldest = c, count++; /* new ones are put in front */
+        if (c->told && (c->pipe[0] >= 0 || c->pipe[1] >= 0)) oldest = c, count++; /* new ones are put in front */
     if (count >= LINGERING_MAX) {
         close_fd(&oldest->pipe[0]);
         close_fd(&oldest->pipe[1]);
@@ -785,7 +788,8 @@ static void run_ended(struct channel *c, struct status *s)
     c->code = WIFSIGNALED(s->status) ? -WTERMSIG(s->status) : WEXITSTATUS(s->status);
     c->cpu_us = s->cpu_us;
     c->maxrss_bytes = s->maxrss_bytes;
-    if (c->code == -SIGXCPU) c->flags |= EXIT_CPU;
+    /* A shell reports its child's death by SIGXCPU as a status of its own. */
+    if (c->code == -SIGXCPU || (c->cpu_limit_us && c->code == 128 + SIGXCPU)) c->flags |= EXIT_CPU;
     if (oom_kills() > c->oom_before && c->oom_before >= 0) c->flags |= EXIT_OOM;
     /* What is in the pipes now is what the command wrote before it ended, and perhaps some of its children's. */
     for (int i = 0; i < 2; i++) {
@@ -1346,7 +1350,7 @@ static int enter_image(u32 id, u32 flags, char *hostname)
         return -1;
     mkdir("/proc", 0755);
     mkdir("/sys", 0755);
-    mkdir("/tmp", 01777);
+    if (!mkdir("/tmp", 01777)) chmod("/tmp", 01777);
     if (step(id, mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), "cannot mount /proc") ||
         step(id, mount("sys", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL), "cannot mount /sys") ||
         step(id, make_devices(), "cannot make /dev"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
 
 import trio
 
@@ -11,6 +12,8 @@ from golemp2p import limits
 from golemp2p.runtimes.base import RuntimeFailureError
 from golemp2p.runtimes.guest import protocol
 from golemp2p.runtimes.guest.protocol import Ask, Frame, GuestProtocolError, Refusal, Tell
+
+_T = TypeVar("_T")
 
 _DATA: Final = frozenset({Tell.STDOUT, Tell.STDERR, Tell.DATA})
 _CONTROL_FRAMES: Final = 4  # OK, END, EXITED and an ERROR are all that one request ever gets
@@ -24,6 +27,8 @@ class SessionPort(Protocol):
     def is_lost(self) -> bool: ...
 
     def failure(self) -> RuntimeFailureError: ...
+
+    def lose(self, reason: str) -> None: ...
 
     async def send(self, frame: bytes) -> None: ...
 
@@ -83,9 +88,18 @@ class Channel:
                 return frame.body
             if frame.kind is Tell.ERROR:
                 self.ended = True
-                return protocol.read_refusal(frame.body)
-            raise RuntimeFailureError(f"the guest agent answered with {frame.kind.name}")
+                return self.parse(protocol.read_refusal, frame.body)
+            self._session.lose(f"the guest agent answered a request with {frame.kind.name}")
+            raise self._session.failure()
         raise RuntimeFailureError(f"the guest did not answer within {timeout_s:g} s")
+
+    def parse(self, read: Callable[[bytes], _T], body: bytes) -> _T:
+        """``read(body)``; a body that is none ends the session. Raises RuntimeFailureError."""
+        try:
+            return read(body)
+        except GuestProtocolError as exc:
+            self._session.lose(exc.message)
+            raise self._session.failure() from exc
 
     async def consumed(self, frame: Frame) -> None:
         """The frame's data is out of our hands: the agent may send as much again."""
@@ -174,8 +188,8 @@ class ChannelStream(trio.abc.HalfCloseableStream):
                 self._read_over = True
             else:
                 self._channel.ended = True
-                raise trio.BrokenResourceError(protocol.read_refusal(frame.body).message)
-        except (RuntimeFailureError, GuestProtocolError) as exc:
+                raise trio.BrokenResourceError(self._channel.parse(protocol.read_refusal, frame.body).message)
+        except RuntimeFailureError as exc:
             raise trio.BrokenResourceError from exc
 
     async def aclose(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
@@ -65,12 +66,9 @@ class SessionFiles:
     async def reading(self, path: str, *, max_bytes: int) -> AsyncIterator[Path]:
         root, inner = self._split(path)
         # Without a name: gone with its descriptor, whatever happens to us.
-        spool = await trio.to_thread.run_sync(os.open, self._spool_dir, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            await self._get_file(root, inner, spool, max_bytes)
-            yield Path(f"/proc/self/fd/{spool}")
-        finally:
-            os.close(spool)
+        with tempfile.TemporaryFile(dir=self._spool_dir, buffering=0) as spool:
+            await self._get_file(root, inner, spool.fileno(), max_bytes)
+            yield Path(f"/proc/self/fd/{spool.fileno()}")
 
     async def put_tree(self, path: str, source: Path) -> None:
         root, inner = self._split(path)
@@ -138,7 +136,7 @@ class SessionFiles:
             answer = await channel.answer()
             if isinstance(answer, Refusal):
                 raise _refused("read", path, answer)
-            size_bytes = protocol.read_facts(answer).size_bytes
+            size_bytes = channel.parse(protocol.read_facts, answer).size_bytes
             if size_bytes > max_bytes:
                 raise UsageError(f"{path!r} has {size_bytes} bytes", hint=f"at most {max_bytes}")
             total = 0
@@ -170,7 +168,7 @@ class SessionFiles:
             if isinstance(answer, Refusal):
                 raise _refused("list", f"{root}/{inner}", answer)
             async for chunk in _data_of(channel, what):
-                entries.extend(protocol.read_entries(chunk))
+                entries.extend(channel.parse(protocol.read_entries, chunk))
                 if len(entries) > left:
                     raise UsageError(f"{what!r} holds more than {max_files} files")
         return sorted(entries, key=lambda entry: entry.name)
@@ -209,7 +207,7 @@ async def _data_of(channel: Channel, what: str) -> AsyncIterator[bytes]:
             return
         if frame.kind is not Tell.DATA:
             channel.ended = True
-            raise _refused("read", what, protocol.read_refusal(frame.body))
+            raise _refused("read", what, channel.parse(protocol.read_refusal, frame.body))
         yield frame.body
         await channel.consumed(frame)
 

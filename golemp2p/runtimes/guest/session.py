@@ -178,9 +178,12 @@ class GuestSession:
         return ChannelStream(self, channel)
 
     async def usage(self) -> GuestUsage:
-        fields = Fields(await self.call(Ask.USAGE, b""))
-        cpu_us, memory, peak = fields.u64(), fields.u64(), fields.u64()
-        return GuestUsage(min(cpu_us, 2**52) / 1e6, memory, peak, fields.u32(), fields.u32())
+        async with self.channel(0) as channel:
+            await self.request(channel, Ask.USAGE, b"")
+            answer = await channel.answer()
+            if isinstance(answer, protocol.Refusal):
+                raise RuntimeFailureError(answer.message)
+            return channel.parse(_read_usage, answer)
 
     async def lost(self) -> str:
         """Wait until the session has ended, by whatever; the reason."""
@@ -336,8 +339,10 @@ class _Run:
                 await output(_STREAMS[frame.kind], frame.body)
             await channel.consumed(frame)
         elif frame.kind is Tell.EXITED:
-            self._exited = protocol.read_exited(frame.body)
+            self._exited = channel.parse(protocol.read_exited, frame.body)
             self._session.memory_peak_bytes = max(self._session.memory_peak_bytes, self._exited.memory_peak_bytes)
+            channel.ended = True
+        elif output is None and frame.kind is Tell.ERROR:  # it never started
             channel.ended = True
         elif output is not None or frame.kind is not Tell.OK:
             raise self._broken(frame)
@@ -352,9 +357,14 @@ class _Run:
             self._session.lose(f"a cancelled command was not dead after {limits.GUEST_KILL_S:g} s")
 
     def _broken(self, frame: Frame) -> RuntimeFailureError:
-        if frame.kind is not Tell.ERROR:
-            self._session.lose(f"the guest agent sent {frame.kind.name} in a run")
+        self._session.lose(f"the guest agent sent {frame.kind.name} in a run")
         return self._session.failure()
+
+
+def _read_usage(body: bytes) -> GuestUsage:
+    fields = Fields(body)
+    cpu_us, memory, peak = fields.u64(), fields.u64(), fields.u64()
+    return GuestUsage(min(cpu_us, 2**52) / 1e6, memory, peak, fields.u32(), fields.u32())
 
 
 def _exec_body(argv: Sequence[str], env: Mapping[str, str], cwd: str, user: str, bounds: RunLimits) -> bytes:
