@@ -51,7 +51,7 @@ class Drain:
         async with trio.lowlevel.FdStream(os.dup(self._descriptor)) as stream:
             while not self._ended:
                 chunk: bytes | bytearray | None = None
-                with self._waiting:
+                with trio.CancelScope() as self._waiting:
                     chunk = await stream.receive_some(PIPE_CHUNK_BYTES)
                 if chunk is None:
                     break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,9 @@ from typing import Final
 # The instance's work directory. A process may hide by changing its environment; then only its user can be asked.
 MARK: Final = "GOLEMP2P_WORK_DIR"
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_MOST_LOOKS: Final = 200
+_EMPTY_LOOKS: Final = 2
+_BETWEEN_LOOKS_S: Final = 0.005
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -30,13 +34,18 @@ def marked(directory: Path, *, below: bool = False) -> Iterator[int]:
 
 
 def kill_marked(directory: Path, *, below: bool = False) -> int:
-    """SIGKILL to all of them, until there are none, since they may be making more. How many were found."""
-    killed = 0
-    for _ in range(100):
+    """SIGKILL to all of them, until there are none, since they may be making more. How many were found.
+
+    In the middle of an exec a process has no environment for a moment, so one empty look proves nothing.
+    """
+    killed = empty = 0
+    for _ in range(_MOST_LOOKS):
         living = kill_all(marked(directory, below=below))
         killed += living
-        if not living:
+        empty = 0 if living else empty + 1
+        if empty == _EMPTY_LOOKS:
             break
+        time.sleep(_BETWEEN_LOOKS_S)
     return killed
 
 

@@ -48,7 +48,7 @@ def main() -> None:
 
 def deploy(package: Path, override: dict[str, object]) -> dict[str, object]:
     with package.open("rb") as file:
-        if not file.read(2) == b"#!":
+        if file.read(2) != b"#!":
             return {"startMode": "empty", "valid": {"Err": "the package is no script"}, "vols": []}
     paths = dict.fromkeys((WORK, *override))
     volumes = [{"name": f"volume-{number}", "path": path} for number, path in enumerate(paths)]
