@@ -267,6 +267,7 @@ struct channel {
     pid_t keeper;
     int pipe[2];            /* stdout, stderr of the command; -1 after its end */
     long left[2];           /* bytes still to be sent after the exit; -1 while the command lives */
+    int started;            /* OK is sent; no output before */
     int exited, told;       /* the command has ended; the host knows */
     int discard, kill;
     u32 flags;
@@ -817,7 +818,10 @@ static void on_status(struct channel *c)
     struct status s;
     ssize_t n = read(c->fd, &s, sizeof s);
     if (n < 0 && errno == EAGAIN) return;
-    if (n == sizeof s && s.kind == S_STARTED) return send_ok(c->id);
+    if (n == sizeof s && s.kind == S_STARTED) {
+        c->started = 1;
+        return send_ok(c->id);
+    }
     if (n == sizeof s && s.kind == S_FAILED) run_failed(c, &s);
     else if (n == sizeof s) run_ended(c, &s);
     else if (!c->exited) { /* the keeper was killed */
@@ -1657,7 +1661,7 @@ static int what_to_poll(int signals)
             int drop = c->told || c->discard;
             if (c->fd >= 0) want(c->fd, POLLIN, c, 2);
             for (int i = 0; i < 2; i++)
-                if (c->pipe[i] >= 0 && (drop || (c->exited && !c->left[i]) || (may_queue && may_send(c))))
+                if (c->started && c->pipe[i] >= 0 && (drop || (c->exited && !c->left[i]) || (may_queue && may_send(c))))
                     want(c->pipe[i], POLLIN, c, i);
             watch |= c->cpu_limit_us && !c->exited;
         } else if (c->kind == CONNECT) {
