@@ -240,6 +240,8 @@ SDK_DEMAND_SLACK_S: Final = 300.0  # the demand outlives the job by so much, so 
 
 # --- images -----------------------------------------------------------------------------------------------------------
 MAX_IMAGE_BYTES: Final = 16 * 1024 * MIB  # of an image's file, and of what its layers hold unpacked
+MAX_IMAGE_GROWTH: Final = 50  # times its size, when unpacked; real ones grow to 2 to 5 times theirs
+IMAGE_FREE_GROWTH_BYTES: Final = 1024 * MIB  # what also a tiny image may become
 MAX_IMAGE_FILES: Final = 500_000  # in all layers; a full desktop has about 300,000
 MAX_IMAGE_DEPTH: Final = 128  # directories within directories
 MAX_IMAGE_LAYERS: Final = 128  # Docker's own limit is 127

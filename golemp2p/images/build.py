@@ -125,7 +125,7 @@ def _build_from_file(source: Path, target: Path, options: BuildOptions, scratch:
             shutil.copyfile(source, target)
             return
         blobs = []
-        for number, layer in enumerate(plain_layers(file, image, scratch)):
+        for number, layer in enumerate(plain_layers(file, image, scratch, limits.MAX_IMAGE_BYTES)):
             plain = scratch / f"plain-{number}"
             with plain.open("wb") as out:
                 copy_bytes(layer.file, layer.offset, layer.size_bytes, out)

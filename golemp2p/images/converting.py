@@ -18,7 +18,7 @@ from golemp2p import limits
 from golemp2p.images.archive import Archive, LayerRef
 from golemp2p.images.inspecting import Squashed, open_image
 from golemp2p.images.model import ImageConfig, ImageError, config_section
-from golemp2p.images.plain import HashingSlice, decoder, inflate
+from golemp2p.images.plain import HashingSlice, decoder, inflate, unpacked_limit
 from golemp2p.images.rootfs import RootFs
 from golemp2p.images.squashfs import SquashFs
 from golemp2p.images.tarstream import (
@@ -53,12 +53,13 @@ class PlainLayer:
 
 def convert(path: Path, target: Path, to: str, *, name: str, scratch: Path) -> ImageConfig:
     """Write ``target``, a new file. ``scratch`` is a private directory on a disk with room. Raises ImageError."""
+    max_bytes = unpacked_limit(path.stat().st_size)
     with open_image(path, directory=scratch) as (file, image):
         if to == "docker-archive":
             with target.open("wb") as out:
-                _to_docker(file, image, out, name, scratch)
+                _to_docker(file, image, out, name, scratch, max_bytes)
         elif to == "squashfs":
-            _to_squashfs(file, image, target, scratch)
+            _to_squashfs(file, image, target, scratch, max_bytes)
         else:
             raise ImageError(f"there is no way to make a {to!r} of an image")
         descriptor = os.open(target, os.O_RDONLY)
@@ -70,13 +71,15 @@ def convert(path: Path, target: Path, to: str, *, name: str, scratch: Path) -> I
 
 
 # --- to what `docker load` takes (20.10 knows no OCI) -----------------------------------------------------------------
-def _to_docker(file: IO[bytes], image: Archive | Squashed, out: IO[bytes], name: str, scratch: Path) -> None:
+def _to_docker(
+    file: IO[bytes], image: Archive | Squashed, out: IO[bytes], name: str, scratch: Path, max_bytes: int
+) -> None:
     if isinstance(image, Archive):
-        layers = list(plain_layers(file, image, scratch))
+        layers = list(plain_layers(file, image, scratch, max_bytes))
         config_bytes = image.config_bytes
     else:
         layer = (scratch / "layer.tar").open("w+b")
-        sha256 = _layer_of_squashfs(image.squashfs, layer)
+        sha256 = _layer_of_squashfs(image.squashfs, layer, max_bytes)
         layers = [PlainLayer(layer, 0, layer.tell(), sha256)]
         config_bytes = json.dumps(
             {
@@ -103,9 +106,12 @@ def _to_docker(file: IO[bytes], image: Archive | Squashed, out: IO[bytes], name:
     out.write(END)
 
 
-def plain_layers(file: IO[bytes], image: Archive, scratch: Path) -> Iterator[PlainLayer]:
-    """The layers unpacked and checked against both their digests. What is plain already stays where it is."""
-    left_bytes = limits.MAX_IMAGE_BYTES
+def plain_layers(file: IO[bytes], image: Archive, scratch: Path, max_bytes: int) -> Iterator[PlainLayer]:
+    """The layers unpacked and checked against both their digests. What is plain already stays where it is.
+
+    ``max_bytes`` bounds all of them together. Raises ImageError.
+    """
+    left_bytes = max_bytes
     for number, layer in enumerate(image.layers):
         plain = _plain_layer(file, layer, scratch / f"layer-{number}", left_bytes)
         if f"sha256:{plain.sha256}" != layer.diff_id:
@@ -153,7 +159,7 @@ class _Hashing:
         return self._out.write(data)
 
 
-def _layer_of_squashfs(squashfs: SquashFs, layer: IO[bytes]) -> str:
+def _layer_of_squashfs(squashfs: SquashFs, layer: IO[bytes], max_bytes: int) -> str:
     """One layer with owners, modes, links and times, without devices; its sha256."""
     hashing = _Hashing(layer)
     out: IO[bytes] = hashing  # type: ignore[assignment] # only written to
@@ -173,8 +179,8 @@ def _layer_of_squashfs(squashfs: SquashFs, layer: IO[bytes]) -> str:
                 first_names[node.number] = path
         if kind is EntryKind.FILE:
             total += size
-            if total > limits.MAX_IMAGE_BYTES:
-                raise ImageError("the squashfs is too large unpacked", hint=f"at most {limits.MAX_IMAGE_BYTES} bytes")
+            if total > max_bytes:
+                raise ImageError("the squashfs is too large unpacked", hint=f"at most {max_bytes} bytes")
         else:
             size = 0
         name = f"{path}/" if kind is EntryKind.DIR else path
@@ -188,7 +194,7 @@ def _layer_of_squashfs(squashfs: SquashFs, layer: IO[bytes]) -> str:
 
 
 # --- to a squashfs for a virtual machine ------------------------------------------------------------------------------
-def _to_squashfs(file: IO[bytes], image: Archive | Squashed, target: Path, scratch: Path) -> None:
+def _to_squashfs(file: IO[bytes], image: Archive | Squashed, target: Path, scratch: Path, max_bytes: int) -> None:
     if isinstance(image, Squashed):
         for path, _ in image.squashfs.walk():  # every table is read once: damage shows here, not in the machine
             path_parts(path)
@@ -198,7 +204,7 @@ def _to_squashfs(file: IO[bytes], image: Archive | Squashed, target: Path, scrat
             out.write(bytes(-size % _SECTOR))
         return
     rootfs = RootFs()
-    layers = list(plain_layers(file, image, scratch))
+    layers = list(plain_layers(file, image, scratch, max_bytes))
     for number, layer in enumerate(layers):
         rootfs.add_layer(read_tar(layer.file, layer.offset, layer.size_bytes), number)
     squash(rootfs, [layer.file for layer in layers], target)

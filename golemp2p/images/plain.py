@@ -25,6 +25,11 @@ _MAX_WINDOW: Final = 128 * limits.MIB  # what zstd --long=27 needs
 DECODE_ERRORS: Final = (zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError, ValueError, MemoryError)
 
 
+def unpacked_limit(size_bytes: int) -> int:
+    """What an image of that size may become unpacked: a bomb of some kB does not fill the disk."""
+    return min(max(size_bytes * limits.MAX_IMAGE_GROWTH, limits.IMAGE_FREE_GROWTH_BYTES), limits.MAX_IMAGE_BYTES)
+
+
 class _Decoder(Protocol):
     def read(self, size: int) -> bytes: ...
 
@@ -132,6 +137,6 @@ def open_plain(path: Path, *, directory: Path | None = None) -> Iterator[IO[byte
             yield file
             return
         with tempfile.TemporaryFile(dir=directory) as plain:
-            inflate(source, plain, max_bytes=limits.MAX_IMAGE_BYTES)
+            inflate(source, plain, max_bytes=unpacked_limit(size))
             plain.seek(0)
             yield plain

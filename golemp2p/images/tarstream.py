@@ -86,7 +86,7 @@ def read_tar(file: IO[bytes], start: int, size_bytes: int) -> Iterator[TarEntry]
     pax: dict[str, str] = {}
     for count in range(limits.MAX_IMAGE_FILES * 2):
         file.seek(position)
-        header = file.read(min(BLOCK, end - position))
+        header = file.read(max(min(BLOCK, end - position), 0))
         if not header and count:
             return  # without an end mark; Go's and GNU's readers take that too
         if len(header) < BLOCK:
