@@ -12,6 +12,7 @@ from pathlib import Path
 import trio
 import wasmtime
 
+from golemp2p.activity.receipts import Notary
 from golemp2p.activity.service import ActivityService
 from golemp2p.core.agreement import Agreement, AgreementState, Role
 from golemp2p.core.ids import AgreementId, SubscriptionId, new_agreement_id
@@ -96,6 +97,7 @@ async def open_node(
     database: Path | None = None,
     agreements: dict[AgreementId, Agreement] | None = None,
     configure: Callable[[ActivityService], None] = lambda _: None,
+    notary: Notary | None = None,
 ) -> AsyncIterator[Node]:
     key = key or NodeKey.generate()
     known = {} if agreements is None else agreements
@@ -119,6 +121,7 @@ async def open_node(
             agreement=agreement,
             runtimes=runtimes,
             work_root=directory / "activities",
+            notary=notary,
         )
         configure(service)
         async with trio.open_nursery() as nursery:
