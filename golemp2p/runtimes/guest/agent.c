@@ -824,7 +824,10 @@ static void on_status(struct channel *c)
     }
     if (n == sizeof s && s.kind == S_FAILED) run_failed(c, &s);
     else if (n == sizeof s) run_ended(c, &s);
-    else if (!c->exited) { /* the keeper was killed */
+    else if (!c->started && !c->told) {
+        send_error(c->id, EIO, "it was killed before it started");
+        c->told = c->exited = 1;
+    } else if (!c->exited) { /* the keeper was killed */
         s = (struct status){.status = SIGKILL};
         c->flags |= EXIT_KILLED;
         run_ended(c, &s);

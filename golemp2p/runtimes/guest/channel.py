@@ -102,7 +102,9 @@ class Channel:
             raise self._session.failure() from exc
 
     async def consumed(self, frame: Frame) -> None:
-        """The frame's data is out of our hands: the agent may send as much again."""
+        """The frame's data is out of our hands: the agent may send as much again. Other frames cost nothing."""
+        if frame.kind not in _DATA:
+            return
         self._owed_bytes += _cost(frame)
         if self._owed_bytes * 4 >= self.window_bytes:
             owed, self._owed_bytes = self._owed_bytes, 0

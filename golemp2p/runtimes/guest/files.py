@@ -140,7 +140,7 @@ class SessionFiles:
             if size_bytes > max_bytes:
                 raise UsageError(f"{path!r} has {size_bytes} bytes", hint=f"at most {max_bytes}")
             total = 0
-            async for chunk in _data_of(channel, path):
+            while chunk := await _more_of(channel, path):
                 total += len(chunk)
                 if total > max_bytes:
                     raise UsageError(f"{path!r} grows beyond {max_bytes} bytes")
@@ -167,7 +167,7 @@ class SessionFiles:
             answer = await channel.answer()
             if isinstance(answer, Refusal):
                 raise _refused("list", f"{root}/{inner}", answer)
-            async for chunk in _data_of(channel, what):
+            while chunk := await _more_of(channel, what):
                 entries.extend(channel.parse(protocol.read_entries, chunk))
                 if len(entries) > left:
                     raise UsageError(f"{what!r} holds more than {max_files} files")
@@ -198,18 +198,19 @@ class SessionFiles:
         return volume, "/".join(parts[len(_parts(volume)) :])
 
 
-async def _data_of(channel: Channel, what: str) -> AsyncIterator[bytes]:
+async def _more_of(channel: Channel, what: str) -> bytes:
+    """The next data; empty at the end. Raises what GuestFiles may."""
     while True:
         with _stalling(what):
             frame = await channel.get()
-        if frame.kind is Tell.END:
-            channel.ended = True
-            return
+            await channel.consumed(frame)
+        if frame.kind is Tell.DATA and frame.body:
+            return frame.body
         if frame.kind is not Tell.DATA:
             channel.ended = True
+            if frame.kind is Tell.END:
+                return b""
             raise _refused("read", what, channel.parse(protocol.read_refusal, frame.body))
-        yield frame.body
-        await channel.consumed(frame)
 
 
 @contextmanager
