@@ -32,13 +32,22 @@ WASMTIME_VERSION: Final = metadata.version("wasmtime")
 _LOCK_POLL_S: Final = 0.05
 
 
+class _BudgetError(RuntimeFailureError):
+    """Compiling took more than it may: worth remembering."""
+
+
 class ModuleCache:
-    """Get-or-compile. One compilation of a module at a time, across processes."""
+    """Get-or-compile. One compilation of a module at a time, across processes; few at a time in this one.
+
+    What went beyond the budget is not tried again for a while: else one small module could keep a core busy for ever.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         directory.chmod(0o700)
         self._directory = directory
+        self._compiling = trio.CapacityLimiter(limits.COMPILES_AT_ONCE)
+        self._too_dear: dict[Path, tuple[float, str]] = {}  # by the name that it would have: until when, and why
 
     def path_of(self, sha256: str, profile: Profile) -> Path:
         """Where the compiled form of this program is, or would be."""
@@ -55,7 +64,13 @@ class ModuleCache:
         async with self._locked(cached.with_suffix(".lock")):
             if self._take(cached, target):  # another node did it while we waited
                 return False
-            await self._compile(package, cached, profile)
+            self._refuse_again(cached)
+            try:
+                async with self._compiling:
+                    await self._compile(package, cached, profile)
+            except _BudgetError as exc:
+                self._remember(cached, exc.message)
+                raise
             if not self._take(cached, target):
                 raise RuntimeFailureError("the compiled module vanished from the cache")
         self._evict()
@@ -64,6 +79,17 @@ class ModuleCache:
     def forget(self, sha256: str, profile: Profile) -> None:
         """Drop an entry that does not load (a changed processor, a damaged disk)."""
         self.path_of(sha256, profile).unlink(missing_ok=True)
+
+    def _refuse_again(self, cached: Path) -> None:
+        until_s, why = self._too_dear.get(cached, (0.0, ""))
+        if trio.current_time() < until_s:
+            raise RuntimeFailureError(why, hint="tried a short while ago, and not again now")
+
+    def _remember(self, cached: Path, why: str) -> None:
+        self._too_dear.pop(cached, None)
+        while len(self._too_dear) >= limits.MAX_COMPILE_FAILURES:
+            del self._too_dear[next(iter(self._too_dear))]
+        self._too_dear[cached] = trio.current_time() + limits.COMPILE_FAILURE_KEEP_S, why
 
     def _take(self, cached: Path, target: Path) -> bool:
         try:
@@ -101,10 +127,10 @@ class ModuleCache:
                 # Nothing reads the worker's pipes: what it says there is at most a panic's few lines.
                 ended = await worker.child.wait()
             if wall.cancelled_caught:
-                raise RuntimeFailureError(f"compiling the module took longer than {limits.COMPILE_WALL_S:g} s")
+                raise _BudgetError(f"compiling the module took longer than {limits.COMPILE_WALL_S:g} s")
             outcome = await worker.outcome()
             if outcome is None:
-                raise RuntimeFailureError(
+                raise _BudgetError(
                     f"compiling the module failed ({_why(ended.code)})",
                     hint=f"budget: {limits.COMPILE_CPU_S} CPU-s, {limits.COMPILE_MEMORY_BYTES // limits.MIB} MiB",
                 )

@@ -1,8 +1,8 @@
 """How a program is compiled: three profiles. Imported by the worker, so nothing but the standard library at the top.
 
 ``plain`` counts nothing and is the fastest; ``metered`` counts fuel and can be interrupted from another thread (an
-epoch), so that what a program used is known even when its time is up; ``deterministic`` is metered, and every result
-is the same on every machine.
+epoch), so that what a program used until its last function call is known even when its time is up (the rest is in a
+register then, and lost); ``deterministic`` is metered, and every result is the same on every machine.
 """
 
 from __future__ import annotations

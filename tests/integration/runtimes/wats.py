@@ -23,20 +23,20 @@ _HEAD: Final = """
 """
 
 
-def _program(body: str) -> bytes:
+def program(body: str) -> bytes:
     return bytes(wasmtime.wat2wasm(_HEAD + body + ")"))
 
 
-HELLO: Final = _program(
+HELLO: Final = program(
     '(data (i32.const 64) "hello\\n") (data (i32.const 80) "oops\\n")'
     '(func (export "_start") (call $write (i32.const 1) (i32.const 64) (i32.const 6))'
     " (call $write (i32.const 2) (i32.const 80) (i32.const 5)))"
 )
-EXIT_3: Final = _program('(func (export "_start") (call $proc_exit (i32.const 3)))')
-TRAP: Final = _program('(func (export "_start") unreachable)')
-LOOP: Final = _program('(func (export "_start") (loop (br 0)))')
+EXIT_3: Final = program('(func (export "_start") (call $proc_exit (i32.const 3)))')
+TRAP: Final = program('(func (export "_start") unreachable)')
+LOOP: Final = program('(func (export "_start") (loop (br 0)))')
 # Grows by 10 MiB until refused, touching what it got, then traps.
-BOMB: Final = _program(
+BOMB: Final = program(
     '(func (export "_start") (local $old i32) (loop $more'
     " (local.set $old (memory.grow (i32.const 160)))"
     " (if (i32.ne (local.get $old) (i32.const -1)) (then"
@@ -44,7 +44,7 @@ BOMB: Final = _program(
     " unreachable)"
 )
 # Writes all arguments, then all environment variables, NUL separated, to stdout.
-ECHO: Final = _program(
+ECHO: Final = program(
     '(func (export "_start")'
     " (drop (call $args_sizes_get (i32.const 16) (i32.const 20)))"
     " (drop (call $args_get (i32.const 1024) (i32.const 8192)))"
@@ -54,17 +54,17 @@ ECHO: Final = _program(
     " (call $write (i32.const 1) (i32.const 8192) (i32.load (i32.const 20))))"
 )
 # Says "tick\n" and then loops for ever.
-TICK_LOOP: Final = _program(
+TICK_LOOP: Final = program(
     '(data (i32.const 64) "tick\\n")'
     '(func (export "_start") (call $write (i32.const 1) (i32.const 64) (i32.const 5)) (loop (br 0)))'
 )
 # Writes 4 KiB blocks for ever.
-FLOOD: Final = _program(
+FLOOD: Final = program(
     '(func (export "_start") (memory.fill (i32.const 4096) (i32.const 120) (i32.const 4096))'
     " (loop (call $write (i32.const 1) (i32.const 4096) (i32.const 4096)) (br 0)))"
 )
 # Writes 2048 blocks of 4 KiB: 8 MiB.
-EIGHT_MIB: Final = _program(
+EIGHT_MIB: Final = program(
     '(func (export "_start") (local $i i32) (memory.fill (i32.const 4096) (i32.const 120) (i32.const 4096))'
     " (local.set $i (i32.const 2048))"
     " (loop (call $write (i32.const 1) (i32.const 4096) (i32.const 4096))"
@@ -121,7 +121,7 @@ NOSY: Final = bytes(
     )
 )
 # 0/0 has another sign on ARM than on x86 when nobody makes it canonical.
-NAN: Final = _program(
+NAN: Final = program(
     '(func (export "_start") (local $zero f64)'
     " (f64.store (i32.const 64) (f64.div (local.get $zero) (local.get $zero)))"
     " (call $write (i32.const 1) (i32.const 64) (i32.const 8)))"
