@@ -627,7 +627,8 @@ static void become_command(struct order *o, int out, int err, int failed, int cg
     if (o->file_bytes && limit(RLIMIT_FSIZE, o->file_bytes, o->file_bytes)) command_failed(failed, AT_LIMITS, errno);
     if (o->open_files && limit(RLIMIT_NOFILE, o->open_files, o->open_files)) command_failed(failed, AT_LIMITS, errno);
     if (o->cpu_ms) {
-        u64 s = (o->cpu_ms + 999) / 1000;
+        /* A net below watch_cpu: the kernel counts by ticks here, which were seen to be a fifth off. */
+        u64 s = (o->cpu_ms + 999) / 1000 + 1;
         if (limit(RLIMIT_CPU, s, s + 1)) command_failed(failed, AT_LIMITS, errno);
     }
     if (o->user.set && (geteuid() != o->user.uid || getegid() != o->user.gid)) {

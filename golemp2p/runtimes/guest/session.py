@@ -35,7 +35,7 @@ _STREAMS: Final = {Tell.STDOUT: "stdout", Tell.STDERR: "stderr"}
 class RunLimits:
     """Of one run, inside the guest. ``None`` is none of ours; what surrounds the guest still limits."""
 
-    cpu_s: float | None = None  # of all processes of the run together; one process is stopped by the kernel too
+    cpu_s: float | None = None  # of all processes of the run together, looked at five times a second
     file_bytes: int | None = None  # of one file
     open_files: int | None = limits.GUEST_OPEN_FILES
     processes: int | None = None  # of the user, RLIMIT_NPROC: root is not bound by it
