@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import structlog
 import trio
@@ -25,6 +27,7 @@ from golemp2p.storage.content import Content, ContentStore, hash_file
 
 log = structlog.get_logger(__name__)
 _Key = tuple[str, str]  # algorithm and digest
+T = TypeVar("T")
 
 
 class Sharing:
@@ -34,7 +37,11 @@ class Sharing:
         self._network, self._store = network, store
         self._lists = ChunkLists()
         self._partials: dict[_Key, list[PartialFile]] = {}
+        self._swarms: dict[_Key, list[Swarm]] = {}
+        self._fetching: dict[tuple[PeerId, str, str], trio.Lock] = {}
         self._fetchers: OrderedDict[_Key, OrderedDict[PeerId, float]] = OrderedDict()
+        self.given_bytes = 0  # of chunks, to everybody
+        self.made_announcements = 0
         self._announced: OrderedDict[str, None] = OrderedDict()
         self._announced_file = store.partial("announced")
         self._send, self._receive = trio.open_memory_channel[str](limits.MAX_ANNOUNCED)
@@ -70,6 +77,7 @@ class Sharing:
             path, size = held[0].path, held[0].size_bytes
         await wire.send(encode_header(["ok", size]))
         await wire.send_file(path, offset, end=offset + length)
+        self.given_bytes += length
 
     async def _give_map(self, wire: Wire, alg: str, digest: str) -> None:
         content = self._store.lookup(alg, digest)
@@ -78,6 +86,8 @@ class Sharing:
         elif partials := self._partials.get((alg, digest)):
             best = max(partials, key=lambda partial: partial.done_bytes)
             size, have = best.size_bytes, best.have
+            for swarm in self._swarms.get((alg, digest), ()):
+                swarm.hint(wire.stream.peer)
         else:
             raise NotFoundError(f"nothing of {alg} {digest} is here")
         await wire.send(encode_header(["ok", size, have.pack()]))
@@ -86,7 +96,6 @@ class Sharing:
         content = self._store.lookup(alg, digest)
         if content is None:
             raise NotFoundError(f"no file with {alg} {digest}")
-        self._note_fetcher((alg, digest), wire.stream.peer)
         hashes = await self._lists.of(content.sha256, content.path)
         await wire.send(encode_header(["ok", content.size_bytes]))
         for start in range(0, len(hashes), limits.DATA_CHUNK_BYTES):
@@ -116,6 +125,18 @@ class Sharing:
 
         Raises NotFoundError, PolicyError, RemoteProtocolError (the whole is wrong), NetworkError.
         """
+        key = owner, alg, digest
+        lock = self._fetching.setdefault(key, trio.Lock())
+        try:
+            async with lock:  # two fetches would write one partial file
+                return self._store.lookup(alg, digest) or await self._fetch(*key, max_bytes, on_progress)
+        finally:
+            if not lock.locked():
+                self._fetching.pop(key, None)
+
+    async def _fetch(
+        self, owner: PeerId, alg: str, digest: str, max_bytes: int, on_progress: Progress | None
+    ) -> Content | None:
         found = await self._ask_chunks(owner, alg, digest)
         if found is None or found[0] < limits.SHARE_MIN_BYTES:
             return None
@@ -128,11 +149,9 @@ class Sharing:
             self._store.room_for(size)
         partial = PartialFile(path, size, hashes)
         await trio.to_thread.run_sync(partial.open)
-        holders = self._partials.setdefault((alg, digest), [])
-        holders.append(partial)
-        self.announce(alg, digest)
-        try:
-            swarm = Swarm(self._network, owner, alg, digest, partial, on_progress=on_progress)
+        swarm = Swarm(self._network, owner, alg, digest, partial, on_progress=on_progress)
+        with self._listed(self._partials, (alg, digest), partial), self._listed(self._swarms, (alg, digest), swarm):
+            self.announce(alg, digest)
             await swarm.run(self._finder(owner, alg, digest))
             log.info("shared fetch is complete", bytes=size, from_owner=swarm.owner_bytes, digest=digest)
             actual = (await trio.to_thread.run_sync(hash_file, path, (alg,)))[alg]
@@ -145,10 +164,17 @@ class Sharing:
             content = await self._store.adopt(path, also=(alg,))
             partial.forget_notes()
             return content
+
+    @staticmethod
+    @contextmanager
+    def _listed(lists: dict[_Key, list[T]], key: _Key, item: T) -> Iterator[None]:
+        lists.setdefault(key, []).append(item)
+        try:
+            yield
         finally:
-            holders.remove(partial)
-            if not holders:
-                del self._partials[alg, digest]
+            lists[key].remove(item)
+            if not lists[key]:
+                del lists[key]
 
     async def _ask_chunks(self, owner: PeerId, alg: str, digest: str) -> tuple[int, bytes] | None:
         stream = await self._network.open_stream(owner, PROTOCOL)
@@ -262,6 +288,7 @@ class Sharing:
     async def _announce_one(self, key: str) -> None:
         try:
             await self._network.provide(key)
+            self.made_announcements += 1
         except GolemError as exc:
             log.debug("an announcement failed", key=key, error=str(exc))
         await trio.sleep(limits.ANNOUNCE_GAP_S)

@@ -47,8 +47,13 @@ class Swarm:
         self._missing = {index for index, flag in enumerate(partial.have.flags) if not flag}
         self._asked: dict[int, float] = {}  # chunk -> when it was asked for last
         self._peers: dict[PeerId, Bitmap] = {}  # those who answer
-        self._tried: set[PeerId] = {owner, network.peer_id}
-        self._dropped: set[PeerId] = set()
+        self._tried: dict[PeerId, int] = {
+            owner: limits.SHARE_PEER_ATTEMPTS,
+            network.peer_id: limits.SHARE_PEER_ATTEMPTS,
+        }
+        self._busy: set[PeerId] = set()
+        self._hints: set[PeerId] = set()
+        self._hinted = trio.Event()
         self._changed = trio.Event()
         self._began_s = self._peer_news_s = trio.current_time()
         self._peer_bytes = 0
@@ -69,12 +74,25 @@ class Swarm:
 
             async def search() -> None:
                 while True:
-                    for peer in await find():
-                        if peer not in self._tried and len(self._peers) < limits.SHARE_PEERS:
-                            self._tried.add(peer)
-                            nursery.start_soon(self._from_peer, peer)
-                    await trio.sleep(limits.SHARE_SEARCH_S)
+                    begin(await find())
+                    with trio.move_on_after(limits.SHARE_SEARCH_S):
+                        while True:
+                            await self._hinted.wait()
+                            self._hinted = trio.Event()
+                            begin(self._hints)
 
+            def begin(found: Iterable[PeerId]) -> None:
+                for peer in found:
+                    tried = self._tried.get(peer, 0)
+                    if tried < limits.SHARE_PEER_ATTEMPTS and peer not in self._busy:
+                        if len(self._busy) >= limits.SHARE_PEERS:
+                            return
+                        self._tried[peer] = tried + 1
+                        self._busy.add(peer)
+                        nursery.start_soon(self._from_peer, peer)
+
+            with trio.move_on_after(limits.SHARE_FIND_S):  # so that who began before us is counted from the start
+                begin(await find())
             nursery.start_soon(search)
             for _ in range(_OWNER_STREAMS):
                 nursery.start_soon(owner)
@@ -87,6 +105,12 @@ class Swarm:
             nursery.cancel_scope.cancel()
         if self._missing:
             raise failures[0]
+
+    def hint(self, peer: PeerId) -> None:
+        """``peer`` asked us for this file, so it is fetching it too. Never blocks."""
+        if len(self._hints) < limits.SHARE_KNOWN_FETCHERS:
+            self._hints.add(peer)
+            self._hinted.set()
 
     def _peers_are_of_use(self) -> bool:
         return bool(self._peers) and trio.current_time() - self._peer_news_s < limits.SHARE_STALL_S
@@ -134,7 +158,7 @@ class Swarm:
         for attempt in range(1, limits.SHARE_OWNER_ATTEMPTS + 1):
             try:
                 return await self._drain_owner()
-            except NetworkError as exc:
+            except (NetworkError, PolicyError) as exc:  # PolicyError: too many transfers of ours at a time
                 if attempt == limits.SHARE_OWNER_ATTEMPTS:
                     raise
                 log.info("shared fetch: the owner's stream broke", owner=self._owner, error=str(exc))
@@ -166,7 +190,10 @@ class Swarm:
                 await stream.aclose()
         except GolemError as exc:
             log.info("shared fetch: a peer was dropped", peer=peer, error=str(exc))
+            if isinstance(exc, RemoteProtocolError):
+                self._tried[peer] = limits.SHARE_PEER_ATTEMPTS  # it lies; the others may come back
         finally:
+            self._busy.discard(peer)
             self._peers.pop(peer, None)
             self._wake()
 
@@ -187,7 +214,6 @@ class Swarm:
             if slow.cancelled_caught:
                 raise DeadlineError(f"{peer} took more than {limits.SHARE_CHUNK_TIMEOUT_S:g} s for a chunk")
             if not right:
-                self._dropped.add(peer)
                 raise RemoteProtocolError(f"{peer} sent a chunk with a wrong hash")
             idle_since_s = self._peer_news_s = trio.current_time()
             self._peer_bytes += self._partial.length(index)
@@ -220,12 +246,14 @@ class Swarm:
             if not done:
                 self._asked.pop(index, None)
                 self._wake()
-        if index in self._missing:
+        if not done:
+            return False
+        if index in self._missing:  # two may have brought it
             self._missing.discard(index)
             self._tell_progress()
         self._asked.pop(index, None)
         self._wake()
-        return done
+        return True
 
     async def _pause(self) -> None:
         with trio.move_on_after(limits.SHARE_POLL_S):
