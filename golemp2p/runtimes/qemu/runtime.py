@@ -74,7 +74,7 @@ class QemuRuntime:
         except RuntimeFailureError as exc:
             return Probe(False, exc.message, exc.hint or INSTALL)
         image = await trio.to_thread.run_sync(trial_image, agent)
-        found = await probe_by_running(self, image, "/program", "version")
+        found = await probe_by_running(self, image, "/program", "score")
         return Probe(found.works, found.reason, found.hint, {**found.measured, "kvm": float(accel == "kvm")})
 
     async def clean_up(self) -> None:
