@@ -15,7 +15,6 @@ TABLE_ELEMENTS = 1_000_000  # 8 MB; CPython's module has about 10 000
 COMPONENT_PARTS = 64  # instances, tables and memories of one component; a Rust or C program has five
 RUN_INTERFACE = "wasi:cli/run@0.2."
 WASI_PACKAGES = ("wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/")
-_FOREVER = 2**40  # epochs
 
 # What wasmtime says of a trap in a component: its binding gives text alone there.
 _TRAPS = (("all fuel consumed", "OUT_OF_FUEL"), ("`unreachable`", "UNREACHABLE"), ("interrupt", "INTERRUPT"))
@@ -115,8 +114,8 @@ def run_program(order: dict[str, Any], peak_bytes: Callable[[], int]) -> dict[st
     budget = order["fuel"] or UNLIMITED_FUEL
     if profile.metered:
         store.set_fuel(budget)
-        store.set_epoch_deadline(1 if order["wall_s"] else _FOREVER)
-    if profile.metered and order["wall_s"]:
+    if profile is Profile.INTERRUPTIBLE:
+        store.set_epoch_deadline(1)
         timer = threading.Timer(order["wall_s"], engine.increment_epoch)
         timer.daemon = True
         timer.start()

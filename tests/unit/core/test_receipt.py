@@ -33,7 +33,7 @@ EVIDENCE: dict[str, Any] = {
     "fuelLimit": None,
     "memoryLimit": 2**29,
     "engine": "wasmtime 50.0.1",
-    "config": "deterministic-1",
+    "config": "deterministic-3",
     "architecture": "x86_64",
 }
 
