@@ -13,7 +13,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -118,14 +118,14 @@ def _build_from_rootfs(root: Path, target: Path, options: BuildOptions, scratch:
 
 
 def _build_from_file(source: Path, target: Path, options: BuildOptions, scratch: Path) -> None:
-    with open_image(source, directory=scratch) as (file, image):
+    with open_image(source, directory=scratch) as (file, image), ExitStack() as files:
         if isinstance(image, Squashed):
             if options != BuildOptions():
                 raise ImageError("a gvmi or squashfs is taken as it is", hint="leave --entrypoint and the like out")
             shutil.copyfile(source, target)
             return
         blobs = []
-        for number, layer in enumerate(plain_layers(file, image, scratch, limits.MAX_IMAGE_BYTES)):
+        for number, layer in enumerate(plain_layers(file, image, scratch, limits.MAX_IMAGE_BYTES, files)):
             plain = scratch / f"plain-{number}"
             with plain.open("wb") as out:
                 copy_bytes(layer.file, layer.offset, layer.size_bytes, out)

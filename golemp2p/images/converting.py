@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -54,12 +55,12 @@ class PlainLayer:
 def convert(path: Path, target: Path, to: str, *, name: str, scratch: Path) -> ImageConfig:
     """Write ``target``, a new file. ``scratch`` is a private directory on a disk with room. Raises ImageError."""
     max_bytes = unpacked_limit(path.stat().st_size)
-    with open_image(path, directory=scratch) as (file, image):
+    with open_image(path, directory=scratch) as (file, image), ExitStack() as files:
         if to == "docker-archive":
             with target.open("wb") as out:
-                _to_docker(file, image, out, name, scratch, max_bytes)
+                _to_docker(file, image, out, name, scratch, max_bytes, files)
         elif to == "squashfs":
-            _to_squashfs(file, image, target, scratch, max_bytes)
+            _to_squashfs(file, image, target, scratch, max_bytes, files)
         else:
             raise ImageError(f"there is no way to make a {to!r} of an image")
         descriptor = os.open(target, os.O_RDONLY)
@@ -72,13 +73,19 @@ def convert(path: Path, target: Path, to: str, *, name: str, scratch: Path) -> I
 
 # --- to what `docker load` takes (20.10 knows no OCI) -----------------------------------------------------------------
 def _to_docker(
-    file: IO[bytes], image: Archive | Squashed, out: IO[bytes], name: str, scratch: Path, max_bytes: int
+    file: IO[bytes],
+    image: Archive | Squashed,
+    out: IO[bytes],
+    name: str,
+    scratch: Path,
+    max_bytes: int,
+    files: ExitStack,
 ) -> None:
     if isinstance(image, Archive):
-        layers = list(plain_layers(file, image, scratch, max_bytes))
+        layers = list(plain_layers(file, image, scratch, max_bytes, files))
         config_bytes = image.config_bytes
     else:
-        layer = (scratch / "layer.tar").open("w+b")
+        layer = files.enter_context((scratch / "layer.tar").open("w+b"))
         sha256 = _layer_of_squashfs(image.squashfs, layer, max_bytes)
         layers = [PlainLayer(layer, 0, layer.tell(), sha256)]
         config_bytes = json.dumps(
@@ -106,14 +113,16 @@ def _to_docker(
     out.write(END)
 
 
-def plain_layers(file: IO[bytes], image: Archive, scratch: Path, max_bytes: int) -> Iterator[PlainLayer]:
+def plain_layers(
+    file: IO[bytes], image: Archive, scratch: Path, max_bytes: int, files: ExitStack
+) -> Iterator[PlainLayer]:
     """The layers unpacked and checked against both their digests. What is plain already stays where it is.
 
-    ``max_bytes`` bounds all of them together. Raises ImageError.
+    ``max_bytes`` bounds all of them together; ``files`` closes what is opened. Raises ImageError.
     """
     left_bytes = max_bytes
     for number, layer in enumerate(image.layers):
-        plain = _plain_layer(file, layer, scratch / f"layer-{number}", left_bytes)
+        plain = _plain_layer(file, layer, scratch / f"layer-{number}", left_bytes, files)
         if f"sha256:{plain.sha256}" != layer.diff_id:
             raise ImageError(f"layer {number + 1} has sha256 {plain.sha256}, the image says {layer.diff_id}")
         left_bytes -= plain.size_bytes
@@ -124,7 +133,7 @@ def plain_layers(file: IO[bytes], image: Archive, scratch: Path, max_bytes: int)
         yield plain
 
 
-def _plain_layer(file: IO[bytes], layer: LayerRef, scratch: Path, max_bytes: int) -> PlainLayer:
+def _plain_layer(file: IO[bytes], layer: LayerRef, scratch: Path, max_bytes: int, files: ExitStack) -> PlainLayer:
     file.seek(layer.offset)
     head = file.read(8)
     stored = HashingSlice(file, layer.offset, layer.size_bytes)
@@ -139,7 +148,7 @@ def _plain_layer(file: IO[bytes], layer: LayerRef, scratch: Path, max_bytes: int
             pass
         sha256 = stored.sha256.hexdigest()
     else:
-        plain_file = scratch.open("w+b")
+        plain_file = files.enter_context(scratch.open("w+b"))
         size, sha256 = inflate(compressed, plain_file, max_bytes=max_bytes)
         while stored.read(1024 * 1024):  # what may follow the compressed data belongs to the blob
             pass
@@ -194,7 +203,9 @@ def _layer_of_squashfs(squashfs: SquashFs, layer: IO[bytes], max_bytes: int) -> 
 
 
 # --- to a squashfs for a virtual machine ------------------------------------------------------------------------------
-def _to_squashfs(file: IO[bytes], image: Archive | Squashed, target: Path, scratch: Path, max_bytes: int) -> None:
+def _to_squashfs(
+    file: IO[bytes], image: Archive | Squashed, target: Path, scratch: Path, max_bytes: int, files: ExitStack
+) -> None:
     if isinstance(image, Squashed):
         for path, _ in image.squashfs.walk():  # every table is read once: damage shows here, not in the machine
             path_parts(path)
@@ -204,7 +215,7 @@ def _to_squashfs(file: IO[bytes], image: Archive | Squashed, target: Path, scrat
             out.write(bytes(-size % _SECTOR))
         return
     rootfs = RootFs()
-    layers = list(plain_layers(file, image, scratch, max_bytes))
+    layers = list(plain_layers(file, image, scratch, max_bytes, files))
     for number, layer in enumerate(layers):
         rootfs.add_layer(read_tar(layer.file, layer.offset, layer.size_bytes), number)
     squash(rootfs, [layer.file for layer in layers], target)

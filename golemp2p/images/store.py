@@ -26,7 +26,7 @@ from golemp2p.errors import NotFoundError, UsageError
 from golemp2p.images.inspecting import inspect_image
 from golemp2p.images.model import ImageConfig, ImageError
 
-_NAME: Final = re.compile(r"[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+_NAME: Final = re.compile(r"[a-z0-9]+(?:(?:[._/]|__|-+)[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _MAX_NAME_CHARS: Final = 200
 _PREFIX: Final = re.compile(r"[0-9a-f]{8,64}")
 _HASH_LINK: Final = re.compile(r"(?:hash:)?sha3(?:-256)?:([0-9a-fA-F]{8,64})(?::.*)?")
