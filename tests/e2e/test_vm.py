@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.debian import debian_gvmi
-from tests.e2e.net import Net, alive, open_net, wait_until
+from tests.e2e.net import GOLEMP2P, Net, alive, environment, golemp2p, open_net, wait_until
 from tests.engine import Engine, open_engine
 from tests.integration.runtimes.busybox import make_rootfs, make_squashfs
 
@@ -49,8 +49,6 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def job(net: Net, image: Path | str, *args: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
     """`golemp2p job run --image IMAGE ARGS`."""
-    from tests.e2e.net import golemp2p
-
     node = net.requestor
     return golemp2p(
         "job", "run", "--image", str(image), "--wait", "20", *args,
@@ -71,12 +69,12 @@ def test_a_command_runs_in_an_image_as_docker_run_would_run_it(vm_net: Net, busy
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_files_and_directories_go_in_and_come_back(
-    vm_net: Net, busybox: Path, backend: str, tmp_path: Path
-) -> None:
+def test_files_and_directories_go_in_and_come_back(vm_net: Net, busybox: Path, backend: str, tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     (tmp_path / "in" / "deep" / "a.txt").write_text("a\n")
-    (tmp_path / "in" / "run.sh").write_text("#!/bin/sh\nmkdir -p out/x; cat in/deep/a.txt b.txt > out/x/both; ln -s x out/link\n")
+    (tmp_path / "in" / "run.sh").write_text(
+        "#!/bin/sh\nmkdir -p out/x; cat in/deep/a.txt b.txt > out/x/both; ln -s x out/link\n"
+    )
     (tmp_path / "in" / "run.sh").chmod(0o755)
     (tmp_path / "b.txt").write_text("b\n")
     done = job(
@@ -105,9 +103,10 @@ def test_an_image_that_nobody_here_made_runs_its_own_package_tools(
     else:
         image, expected = debian_gvmi(), "hello, a package"
         # Built, installed, run and removed by the image's own tools.
+        control = "Package: say\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@y>\\nDescription: x\\n"
         script = (
-            "mkdir -p p/DEBIAN p/usr/bin; echo 'echo hello, a package' > p/usr/bin/say; chmod 755 p/usr/bin/say p/DEBIAN;"
-            "printf 'Package: say\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@y>\\nDescription: x\\n' > p/DEBIAN/control;"
+            "mkdir -p p/DEBIAN p/usr/bin; echo 'echo hello, a package' > p/usr/bin/say;"
+            f"chmod 755 p/usr/bin/say p/DEBIAN; printf '{control}' > p/DEBIAN/control;"
             "dpkg-deb --build p say.deb && dpkg -i say.deb && sh /usr/bin/say && dpkg -l say && dpkg -r say"
         )
     done = job(vm_net, image, "--backend", backend, "--", "sh", "-c", script)
@@ -132,8 +131,6 @@ def test_endless_output_to_a_slow_reader_ends_with_the_timeout(vm_net: Net, busy
     command = [
         *("golemp2p", "job", "run", "--image", str(busybox), "--backend", backend, "--timeout", "8", "--", "flood")
     ]
-    from tests.e2e.net import GOLEMP2P, environment
-
     with subprocess.Popen(
         [*GOLEMP2P, *command[1:]],
         env=environment(GOLEMP2P_DATA_DIR=str(node.data_dir)),
@@ -198,8 +195,6 @@ class Running:
     """A job of the command line that has said its first word and goes on for ever."""
 
     def __init__(self, net: Net, image: Path, backend: str) -> None:
-        from tests.e2e.net import GOLEMP2P, environment
-
         self.process = subprocess.Popen(
             [*GOLEMP2P, "job", "run", "--image", str(image), "--backend", backend, "--wait", "20", "--", "tick-loop"],
             env=environment(GOLEMP2P_DATA_DIR=str(net.requestor.data_dir)),
@@ -240,26 +235,26 @@ def test_a_machine_that_is_killed_fails_the_job_at_once_with_the_reason(vm_net: 
     assert seconds < 20
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_provider_that_is_killed_leaves_nothing_running_and_the_requestor_is_told(
-    vm_net: Net, engine: Engine, busybox: Path, backend: str
+    vm_net: Net, engine: Engine, busybox: Path
 ) -> None:
     provider = vm_net.providers[0]
-    running = Running(vm_net, busybox, backend)
+    jobs = [Running(vm_net, busybox, backend) for backend in BACKENDS]
+    machines = [int(p.name) for p in Path("/proc").glob("[0-9]*") if _is_qemu(p)]
+    assert machines
     provider.kill()
-    code, words, _ = running.end()
-    assert code not in (0, 124), words
-    assert "provider" in words
+    for running in jobs:
+        code, words, _ = running.end()
+        assert code not in (0, 124), words
+        assert "provider" in words
     provider.start()
-    if backend == "docker":
-        wait_until(lambda: not _containers(engine), what="the container to be gone", timeout_s=30)
-    else:
-        qemu = [int(p.name) for p in Path("/proc").glob("[0-9]*") if _is_qemu(p)]
-        wait_until(lambda: not any(alive(pid) for pid in qemu), what="the machine to be gone", timeout_s=30)
+    wait_until(lambda: not _containers(engine), what="the container to be gone", timeout_s=30)
+    wait_until(lambda: not any(alive(pid) for pid in machines), what="the machine to be gone", timeout_s=30)
     assert not list((provider.data_dir / "work").iterdir())
-    wait_until(lambda: _offered(vm_net, backend), what="the offer to be back", timeout_s=60)
-    done = job(vm_net, busybox, "--backend", backend, "--", "echo", "back")
-    assert done.stdout == "back\n", done.stderr
+    for backend in BACKENDS:
+        wait_until(lambda which=backend: _offered(vm_net, which), what="the offer to be back", timeout_s=60)
+        done = job(vm_net, busybox, "--backend", backend, "--", "echo", "back")
+        assert done.stdout == "back\n", done.stderr
 
 
 def _is_qemu(process: Path) -> bool:
