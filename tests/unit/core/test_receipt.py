@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from golemp2p import limits
 from golemp2p.core.eip712 import Domain
 from golemp2p.core.ids import ActivityId, AgreementId, BatchId
+from golemp2p.core.receipt import RECEIPT as RECEIPT_STRUCT
 from golemp2p.core.receipt import Receipt, encode_evidence, is_inner_path, parse_evidence, verify_receipt
 from golemp2p.errors import RemoteProtocolError
 from golemp2p.identity.keys import NodeKey
+from golemp2p.runtimes.wasm.deterministic import Bytes
 
 KEY = NodeKey(b"\x07" * 32)
 EVIDENCE: dict[str, Any] = {
@@ -178,3 +181,19 @@ def test_an_inner_path_stays_inside(path: str) -> None:
         assert not path.startswith("/")
         assert ".." not in path.split("/")
         assert "\0" not in path
+
+
+def test_the_vectors_and_the_document_are_what_the_code_does() -> None:
+    protocols = Path(__file__).parents[3] / "protocols"
+    vectors: dict[str, Any] = json.loads((protocols / "vectors" / "receipts.json").read_text())
+    receipt = Receipt.from_document(vectors["receipt"])
+    verify_receipt(receipt)
+    assert NodeKey(bytes.fromhex(vectors["secret"])).peer_id == receipt.provider
+    assert receipt.digest().hex() == vectors["digest"]
+    assert encode_evidence(vectors["evidence"]) == receipt.content
+    given = vectors["random"]
+    assert Bytes(bytes.fromhex(given["program"])).take(100).hex() == given["first100"]
+    text = (protocols / "receipts.md").read_text()
+    assert f"\n{RECEIPT_STRUCT.type_string}\n" in text
+    for name in (*EVIDENCE, *vectors["receipt"]):
+        assert f"`{name}`" in text
