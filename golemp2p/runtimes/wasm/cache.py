@@ -12,7 +12,9 @@ import fcntl
 import os
 import platform
 import secrets
+import shutil
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
@@ -30,6 +32,7 @@ from golemp2p.runtimes.wasm.profiles import Profile
 log = structlog.get_logger()
 WASMTIME_VERSION: Final = metadata.version("wasmtime")
 _LOCK_POLL_S: Final = 0.05
+_OUTPUT: Final = "module"
 
 
 class _BudgetError(RuntimeFailureError):
@@ -105,7 +108,9 @@ class ModuleCache:
         return True
 
     async def _compile(self, package: Path, cached: Path, profile: Profile) -> None:
+        # The compiler may write nowhere but here: it reads what a stranger wrote, and the cache holds native code.
         part = cached.with_name(f".{secrets.token_hex(8)}.part")
+        part.mkdir(mode=0o700)
         started_s = trio.current_time()
         worker = start_worker(self._directory)
         try:
@@ -114,10 +119,10 @@ class ModuleCache:
                     {
                         "op": "compile",
                         "package": str(package),
-                        "output": str(part),
+                        "output": str(part / _OUTPUT),
                         "profile": profile.value,
                         "readable": [str(package)],
-                        "writable": [str(self._directory)],
+                        "writable": [str(part)],
                         "data_bytes": limits.COMPILE_MEMORY_BYTES,
                         "cpu_s": limits.COMPILE_CPU_S,
                         "file_bytes": limits.MAX_COMPILED_BYTES,
@@ -136,11 +141,18 @@ class ModuleCache:
                 )
             if "error" in outcome:
                 raise RuntimeFailureError(str(outcome["error"]))
-            part.rename(cached)
+            (part / _OUTPUT).rename(cached)
             log.info("module_compiled", file=cached.name, seconds=round(trio.current_time() - started_s, 3))
         finally:
             await worker.aclose()
-            part.unlink(missing_ok=True)
+            shutil.rmtree(part, ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """What compilers of killed nodes left. Blocks."""
+        for path in self._directory.glob(".*.part"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > 2 * limits.COMPILE_WALL_S:  # else another node is at it
+                    shutil.rmtree(path)
 
     @asynccontextmanager
     async def _locked(self, path: Path) -> AsyncIterator[None]:

@@ -1,9 +1,10 @@
 """The second fence around a worker: what the process may do if the first one, wasmtime's sandbox, has a hole.
 
-rlimits, then Landlock (files, TCP, abstract sockets, signals; kernel 5.13 and later, as much as it has), then a seccomp
-filter (no sockets, no programs, no looking into other processes). What is missing on a machine is left out: the
-sandbox is what the offer promises. Reading memory that the process already holds is not fenced by anything here; what
-it holds is the program, its files and an empty environment.
+rlimits, then no capabilities (the node may be root's), then Landlock (files, TCP, abstract sockets, signals; kernel
+5.13 and later, as much as it has), then a seccomp filter (no sockets, no programs, no looking into other processes,
+nothing that is for administrators). What is missing on a machine is left out: the sandbox is what the offer promises.
+Reading memory that the process already holds is not fenced by anything here; what it holds is the program, its files
+and an empty environment.
 """
 
 from __future__ import annotations
@@ -33,16 +34,22 @@ _FILE_RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 _NET_RIGHTS = 0b11  # bind and connect TCP, version 4
 _SCOPES = 0b11  # abstract unix sockets and signals, version 6
 
+_CAPABILITY_VERSION = 0x20080522
+
 # AUDIT_ARCH value; numbers of socket, socketpair, connect, bind, listen, execve, execveat, fork, vfork, ptrace,
-# process_vm_readv, process_vm_writev, bpf, perf_event_open, userfaultfd, keyctl, add_key, request_key, io_uring_setup.
+# process_vm_readv, process_vm_writev, bpf, perf_event_open, userfaultfd, keyctl, add_key, request_key, io_uring_setup;
+# then of unshare, setns, mount, umount2, pivot_root, chroot, init_module, finit_module, delete_module, kexec_load,
+# reboot, open_by_handle_at, settimeofday, clock_settime, swapon, sethostname.
 _SECCOMP = {
     "x86_64": (
         0xC000003E,
         (41, 53, 42, 49, 50, 59, 322, 57, 58, 101, 310, 311, 321, 298, 323, 250, 248, 249, 425),
+        (272, 308, 165, 166, 155, 161, 175, 313, 176, 246, 169, 304, 164, 227, 167, 170),
     ),
     "aarch64": (
         0xC00000B7,
         (198, 199, 203, 200, 201, 221, 281, 117, 270, 271, 280, 241, 282, 219, 217, 218, 425),
+        (97, 268, 40, 39, 41, 51, 105, 273, 106, 104, 142, 265, 170, 112, 224, 161),
     ),
 }
 
@@ -76,6 +83,8 @@ def confine(readable: Iterable[str], writable: Iterable[str]) -> tuple[str, ...]
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return ()
     done = []
+    if libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24)) == 0:
+        done.append("capabilities")
     if _landlock(libc, readable, writable):
         done.append("landlock")
     if _seccomp(libc):
@@ -122,7 +131,7 @@ def _seccomp(libc: ctypes.CDLL) -> bool:
     known = _SECCOMP.get(platform.machine())
     if known is None or struct.calcsize("P") != 8:
         return False
-    architecture, denied = known
+    architecture, denied = known[0], (*known[1], *known[2])
     load, jump_equal, jump_at_least, give = 0x20, 0x15, 0x35, 0x06
     kill, allow, refuse = 0x80000000, 0x7FFF0000, 0x00050001  # the last: EPERM
     count = len(denied)

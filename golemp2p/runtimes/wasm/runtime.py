@@ -74,6 +74,7 @@ class WasmRuntime:
 
     async def clean_up(self) -> None:
         """Workers die with their node, and the supervisor's service empties the work directories."""
+        await trio.to_thread.run_sync(self._cache.remove_leftovers)
 
 
 def _profile(deployment: Deployment) -> Profile:

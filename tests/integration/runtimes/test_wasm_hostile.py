@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,16 @@ async def test_a_compile_bomb_is_killed_when_its_time_is_up_and_not_tried_again(
     assert list((tmp_path / "cache").glob("*.part")) == []
 
 
+async def test_what_the_compiler_of_a_killed_node_left_is_removed(runtime: WasmRuntime, tmp_path: Path) -> None:
+    old, new = tmp_path / "cache" / ".old.part", tmp_path / "cache" / ".new.part"
+    for part in (old, new):
+        part.mkdir()
+        (part / "module").touch()
+    os.utime(old, (0, 0))
+    await runtime.clean_up()
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 async def test_a_compile_bomb_is_killed_when_its_cpu_time_is_up(
     runtime: WasmRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bomb: Payload
 ) -> None:
@@ -149,13 +160,13 @@ async def test_a_worker_is_fenced_by_the_kernel(runtime: WasmRuntime, tmp_path: 
         finally:
             await worker.aclose()
         assert outcome is not None
-        assert outcome["fences"] == ["landlock", "seccomp"]
+        assert outcome["fences"] == ["capabilities", "landlock", "seccomp"]
 
 
 FENCED = """
 import os, socket, sys, wasmtime
 from golemp2p.runtimes.wasm import fence
-assert fence.confine([sys.argv[1]], [sys.argv[2]]) == ("landlock", "seccomp")
+assert fence.confine([sys.argv[1]], [sys.argv[2]]) == ("capabilities", "landlock", "seccomp")
 def refused(what, call):
     try:
         call()
@@ -171,6 +182,8 @@ refused("a unix socket", lambda: socket.socket(socket.AF_UNIX))
 refused("a program", lambda: os.execv("/bin/true", ["true"]))
 refused("a child", lambda: os.posix_spawn("/bin/true", ["true"], {}))
 refused("a signal to the parent", lambda: os.kill(os.getppid(), 0))
+refused("root's rights", lambda: os.chown(sys.argv[2], 12345, 12345))
+refused("another root", lambda: os.chroot(sys.argv[2]))
 open(sys.argv[1]).close()
 open(sys.argv[2] + "/new", "w").close()
 os.rename(sys.argv[2] + "/new", sys.argv[2] + "/newer")
