@@ -631,6 +631,10 @@ static void become_command(struct order *o, int out, int err, int failed, int cg
         u64 s = (o->cpu_ms + 999) / 1000 + 1;
         if (limit(RLIMIT_CPU, s, s + 1)) command_failed(failed, AT_LIMITS, errno);
     }
+    if (chdir(o->cwd) && errno == ENOENT) { /* before we lose the right to make it */
+        make_directories(o->cwd);
+        if (o->user.set && geteuid() == 0 && chown(o->cwd, o->user.uid, o->user.gid)) command_failed(failed, AT_DIRECTORY, errno);
+    }
     if (o->user.set && (geteuid() != o->user.uid || getegid() != o->user.gid)) {
         if ((geteuid() == 0 && setgroups(o->user.group_count, o->user.groups)) ||
             setresgid(o->user.gid, o->user.gid, o->user.gid) || setresuid(o->user.uid, o->user.uid, o->user.uid))
@@ -638,10 +642,7 @@ static void become_command(struct order *o, int out, int err, int failed, int cg
     }
     /* Per user, so after the change of user. */
     if (o->processes && limit(RLIMIT_NPROC, o->processes, o->processes)) command_failed(failed, AT_LIMITS, errno);
-    if (chdir(o->cwd)) {
-        make_directories(o->cwd);
-        if (chdir(o->cwd)) command_failed(failed, AT_DIRECTORY, errno);
-    }
+    if (chdir(o->cwd)) command_failed(failed, AT_DIRECTORY, errno);
     signal(SIGPIPE, SIG_DFL);
     for (int s = 1; s < 32; s++) signal(s, SIG_DFL);
     sigset_t none;

@@ -16,18 +16,17 @@ import trio
 from golemp2p import limits
 from golemp2p.runtimes.base import RuntimeFailureError
 from golemp2p.runtimes.guest.session import open_session
-from golemp2p.runtimes.qemu.machine import Machine, MachinePlan, start_machine
+from golemp2p.runtimes.qemu.machine import KVM_DEVICE, Machine, MachinePlan, start_machine
 from golemp2p.runtimes.qemu.prepare import Boot
 
 log = structlog.get_logger(__name__)
 
-_DEVICE: Final = Path("/dev/kvm")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 async def find_accel(cache_dir: Path, boot: Boot) -> str:
     """``kvm`` or ``tcg``; takes limits.KVM_TRIAL_S at most, once per boot of the host."""
-    if not os.access(_DEVICE, os.R_OK | os.W_OK):
+    if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
         return "tcg"
     kept = cache_dir / f"accel-{_boot_id()}"
     if kept.exists() and (known := kept.read_text()) in ("kvm", "tcg"):

@@ -40,7 +40,7 @@ class QemuInstance:
         self._machine: Machine | None = None
         self._session: GuestSession | None = None
         self._files: SessionFiles | None = None
-        self._meter = CpuMeter(lambda: 0.0)
+        self._meter = CpuMeter()
         self._lost = trio.Event()
         self._reason = ""
         self._terminated = False
@@ -59,16 +59,7 @@ class QemuInstance:
         """Boot and enter the image; ``args`` have no meaning here. Raises RuntimeFailureError."""
         if self._machine is not None:
             raise RuntimeFailureError("the virtual machine was started before")
-        machine = self._machine = start_machine(self._plan, self._deployment.work_dir)
-        self._leftovers.note(machine.child.pid)
-        self._meter = CpuMeter(machine.child.cpu_s)
-        self._deployment.nursery.start_soon(self._watch, machine)
-        try:
-            session = self._session = await open_session(
-                machine.stream, self._deployment.nursery, hello_timeout_s=limits.VM_BOOT_S
-            )
-        except RuntimeFailureError as exc:
-            raise RuntimeFailureError(f"the virtual machine did not start: {await self._why(exc.message)}") from None
+        session = await self._boot()
         agreed = self._deployment.limits
         await session.setup(
             hostname=self._deployment.hostname or "golem",
@@ -137,8 +128,7 @@ class QemuInstance:
         if self._machine is None:
             return
         self._meter.settle()
-        await self._machine.aclose()
-        self._leftovers.forget(self._machine.child.pid)
+        await self._bury(self._machine)
         if self._session is not None:
             self._session.lose("the virtual machine was stopped")
 
@@ -147,27 +137,39 @@ class QemuInstance:
             raise RuntimeFailureError("the virtual machine is not started")
         return self._session
 
-    async def _watch(self, machine: Machine) -> None:
-        """Until qemu has ended, or its agent has; then the instance is lost, unless that was our wish."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(machine.listen)
-            nursery.start_soon(self._watch_agent)
-            ended = await machine.child.wait()
-            self._meter.settle()
-            how = f"by signal {-ended.code}" if ended.code < 0 else f"with status {ended.code}"
-            words = machine.last_words()
-            self._be_lost(f"qemu ended {how}" + (f", its last words: {words}" if words else ""))
-            if self._session is not None:
-                self._session.lose("the virtual machine has ended")
-            nursery.cancel_scope.cancel()
+    async def _boot(self) -> GuestSession:
+        """A machine whose agent answers; one that hangs on the way is replaced once. Raises RuntimeFailureError."""
+        why = ""
+        for _ in range(limits.VM_BOOTS):
+            machine = self._machine = start_machine(self._plan, self._deployment.work_dir)
+            self._leftovers.note(machine.child.pid)
+            self._meter.follow(machine.child.cpu_s)
+            self._deployment.nursery.start_soon(machine.listen)
+            try:
+                session = await open_session(machine.stream, self._deployment.nursery, hello_timeout_s=limits.VM_BOOT_S)
+            except RuntimeFailureError as exc:
+                ended = await _end_of(machine)
+                await self._bury(machine)
+                why = ended or f"{exc.message}; {machine.last_words()}"
+                if ended:
+                    break
+                log.warning("machine_hung_at_boot", activity_id=self._deployment.activity_id, reason=why)
+            else:
+                self._session = session
+                self._deployment.nursery.start_soon(self._watch, machine, session)
+                return session
+        raise RuntimeFailureError(f"the virtual machine did not start: {why}")
 
-    async def _watch_agent(self) -> None:
-        while self._session is None:  # noqa: ASYNC110 - a few times in a machine's life
-            await trio.sleep(limits.VM_POLL_S)
-        reason = await self._session.lost()
-        # Mostly qemu has ended, which says more.
-        await trio.sleep(limits.VM_LAST_WORDS_S)
-        self._be_lost(reason)
+    async def _bury(self, machine: Machine) -> None:
+        await machine.aclose()
+        self._leftovers.forget(machine.child.pid)
+
+    async def _watch(self, machine: Machine, session: GuestSession) -> None:
+        """Until the session ends, as it does with qemu; then the instance is lost, unless that was our wish."""
+        reason = await session.lost()
+        ended = await _end_of(machine)
+        self._meter.settle()
+        self._be_lost(ended or reason)
 
     def _be_lost(self, reason: str) -> None:
         if not self._lost.is_set() and not self._terminated:
@@ -180,3 +182,13 @@ class QemuInstance:
         with trio.move_on_after(2 * limits.VM_LAST_WORDS_S):
             await self._lost.wait()
         return self._reason or otherwise
+
+
+async def _end_of(machine: Machine) -> str:
+    """How qemu ended, if it does so now, with its last words; else nothing."""
+    with trio.move_on_after(limits.VM_LAST_WORDS_S):
+        ended = await machine.child.wait()
+        how = f"by signal {-ended.code}" if ended.code < 0 else f"with status {ended.code}"
+        words = machine.last_words()
+        return f"qemu ended {how}" + (f", its last words: {words}" if words else "")
+    return ""

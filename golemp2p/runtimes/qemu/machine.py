@@ -37,9 +37,13 @@ _NAME: Final = "golemp2p-"  # of the machine, in its arguments
 _TELLING: Final = ("Kernel panic", "agent:", "Out of memory", PROGRAM)  # in lines of the console
 _FIRST_UID: Final = 800_000_000  # beyond what systems and their sub-uid ranges give away
 _UIDS: Final = 100_000_000
+_NOBODY: Final = 65534
+_NO_CAPABILITIES: Final = ("--bounding-set=-all", "--inh-caps=-all")
+KVM_DEVICE: Final = Path("/dev/kvm")
+# no_timer_check: on a busy host the kernel's trial of its timer can fail under TCG, and the boot with it.
 _APPEND: Final = (
     "console=ttyS0 quiet panic=-1 reboot=t mitigations=off random.trust_cpu=on audit=0 apparmor=0 "
-    "cryptomgr.notests"
+    "cryptomgr.notests no_timer_check"
 )
 # TCG: no AVX-512 and the like; "max" has what x86-64-v3 images need. KVM: what the host has.
 _CPU: Final = {"tcg": "max,la57=off", "kvm": "host"}
@@ -167,23 +171,30 @@ def _fences(plan: MachinePlan) -> list[str]:
         "setpriv",
         "--pdeathsig=KILL",
         "--no-new-privs",
-        *_user_options(uid),
+        *_user_options(uid, plan.accel),
         "--",
     ]
 
 
-def _user_options(uid: int) -> Sequence[str]:
+def _user_options(uid: int, accel: str) -> Sequence[str]:
+    """For setpriv: another user and no capability. KVM's device may be its group's; if not, we stay who we are."""
     if os.geteuid() != 0:
         return ()
-    for candidate in (uid, 65534):
+    group = None
+    if accel == "kvm":
+        facts = KVM_DEVICE.stat()
+        group = facts.st_gid
+        if facts.st_mode & 0o006 != 0o006 and facts.st_mode & 0o060 != 0o060:
+            return _NO_CAPABILITIES
+    for candidate in (uid, _NOBODY):
         if _may_become(candidate):
-            return _as_user(candidate)
+            return _as_user(candidate, group)
     log.warning("qemu_runs_as_root", hint="this system maps neither high user ids nor nobody")
-    return ()
+    return _NO_CAPABILITIES
 
 
-def _as_user(uid: int) -> tuple[str, ...]:
-    return f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"
+def _as_user(uid: int, group: int | None = None) -> tuple[str, ...]:
+    return f"--reuid={uid}", f"--regid={uid if group is None else group}", "--clear-groups", *_NO_CAPABILITIES
 
 
 @functools.cache
@@ -194,7 +205,7 @@ def _range_works() -> bool:
 
 @functools.cache
 def _nobody_works() -> bool:
-    return _tried(65534)
+    return _tried(_NOBODY)
 
 
 def _may_become(uid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -13,13 +14,17 @@ _LOOK_S: Final = 1.0
 
 
 class CpuMeter:
-    """``counter`` is the process's total. What a machine burns while it does nothing is not the payload's doing."""
+    """What a machine burns while it does nothing is not the payload's doing."""
 
-    def __init__(self, counter: Callable[[], float]) -> None:
-        self._counter = counter
+    def __init__(self) -> None:
+        self._counter: Callable[[], float] = _nothing
         self._billed_s = 0.0
-        self._seen_s = counter()
-        self._seen_at = trio.current_time()
+        self._seen_s = 0.0
+        self._seen_at = -math.inf
+
+    def follow(self, counter: Callable[[], float]) -> None:
+        """Count by ``counter``, a new process's, from now on. What another burnt and was not billed is forgotten."""
+        self._counter, self._seen_s, self._seen_at = counter, 0.0, trio.current_time()
 
     def read(self) -> float:
         """Never decreases; stays where it is while the machine idles."""
@@ -36,3 +41,7 @@ class CpuMeter:
         total = self._counter()
         self._billed_s += max(0.0, total - self._seen_s)
         self._seen_s, self._seen_at = max(total, self._seen_s), trio.current_time()
+
+
+def _nothing() -> float:
+    return 0.0

@@ -354,4 +354,4 @@ async def test_a_transfer_in_which_nothing_moves_fails(tmp_path: Path, autojump_
         big.write_bytes(bytes(protocol.INBOUND_CREDIT_BYTES + 1))
         with pytest.raises(RuntimeFailureError, match="moved nothing"):
             await files.put("/v/f", big)
-    assert [path.name for path in tmp_path.iterdir()] == ["big"]
+    assert [path.name for path in await trio.Path(tmp_path).iterdir()] == ["big"]
