@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 import anyio
 
+from golemp2p import limits
 from golemp2p.client import NodeClient
 from golemp2p.core.constraints import parse
 from golemp2p.core.properties import PropertyValue
@@ -61,6 +62,8 @@ async def wasm(
     if await _head(source, len(_WASM_MAGIC)) != _WASM_MAGIC:
         name = "the program" if isinstance(source, bytes) else str(source)
         raise UsageError(f"{name} is not a WebAssembly module", hint="WAT text must be compiled to .wasm first")
+    if deterministic:  # what every such run has
+        min_memory_gib = max(min_memory_gib, limits.DETERMINISTIC_MEMORY_BYTES / 1024**3)
     clauses, demand = _machine(constraints, min_memory_gib=min_memory_gib, memory_gib=memory_gib)
     if deterministic:
         demand.append((DETERMINISTIC, True))
