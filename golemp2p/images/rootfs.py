@@ -17,6 +17,7 @@ from golemp2p.images.tarstream import EntryKind, TarEntry, path_parts
 _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
 _MAX_LINKS: Final = 40  # as the kernel
+_MAX_STEPS: Final = 20 * limits.MAX_IMAGE_FILES  # an entry lies about five directories deep
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +27,7 @@ class Item:
     entry: TarEntry
     source: int
     children: dict[str, Item] = field(default_factory=dict)
+    cleared_by: int = -1  # the last layer that took away what was below; once is enough
 
 
 class RootFs:
@@ -35,6 +37,7 @@ class RootFs:
         self.root = Item(TarEntry("", EntryKind.DIR, mode=0o755), 0)
         self._files = 0
         self._bytes = 0
+        self._steps = 0  # directories looked into
 
     def add_layer(self, entries: Iterable[TarEntry], source: int) -> None:
         for entry in entries:
@@ -54,11 +57,14 @@ class RootFs:
             else:
                 self._put(parent, name, entry, source)
 
-    def _put(self, parent: Item, name: str, entry: TarEntry, source: int) -> None:
+    def _count(self) -> None:
         self._files += 1
-        self._bytes += entry.size_bytes
         if self._files > limits.MAX_IMAGE_FILES:
             raise ImageError("the image holds too many files", hint=f"at most {limits.MAX_IMAGE_FILES}")
+
+    def _put(self, parent: Item, name: str, entry: TarEntry, source: int) -> None:
+        self._count()
+        self._bytes += entry.size_bytes
         if self._bytes > limits.MAX_IMAGE_BYTES:
             raise ImageError("the image's files are too large together", hint=f"at most {limits.MAX_IMAGE_BYTES} bytes")
         there = parent.children.get(name)
@@ -74,6 +80,9 @@ class RootFs:
 
     def _keep_only(self, item: Item, source: int) -> bool:
         """Take away what is of lower layers than ``source``; whether anything is left."""
+        if item.cleared_by == source:
+            return bool(item.children) or item.source >= source
+        item.cleared_by = source
         todo = [item]
         order = []
         while todo:
@@ -91,6 +100,9 @@ class RootFs:
         at, found, links = [self.root], list(reversed(parts)), 0
         while found:
             name = found.pop()
+            self._steps += 1
+            if self._steps > _MAX_STEPS:
+                raise ImageError("the image's paths lead over too many links")
             if name == "..":  # of a link's target
                 at = at[:-1] or at
                 continue
@@ -107,7 +119,7 @@ class RootFs:
             if child is None or child.entry.kind is not EntryKind.DIR:
                 child = Item(TarEntry("", EntryKind.DIR, mode=0o755), source)
                 at[-1].children[name] = child
-                self._files += 1
+                self._count()
             if len(at) > limits.MAX_IMAGE_DEPTH:
                 raise ImageError("the image nests directories too deeply", hint=f"at most {limits.MAX_IMAGE_DEPTH}")
             at.append(child)

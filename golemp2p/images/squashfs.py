@@ -24,6 +24,7 @@ _NONE: Final = 0xFFFF_FFFF  # no fragment
 _PLAIN_BLOCK: Final = 1 << 24
 _MAX_LIST_BYTES: Final = 64 * limits.MIB  # one directory's listing
 _MAX_SYMLINK: Final = 4_096
+_BLOCKS_AT_ONCE: Final = 4_096
 _DIR, _REG, _SYMLINK = 1, 2, 3
 
 
@@ -43,7 +44,7 @@ class Node:
     start: int = 0  # of the data, or of the directory's listing
     offset: int = 0  # in the fragment, or in the listing's first block
     fragment: int = _NONE
-    blocks: tuple[int, ...] = ()
+    blocks_at: tuple[int, int] = (0, 0)  # where the sizes of its blocks are
 
 
 class SquashFs:
@@ -104,6 +105,8 @@ class SquashFs:
                     raise ImageError(f"the squashfs is damaged: a directory holds the name {name[:80]!r}")
                 seen.add(name)
                 found.append((name.decode("utf-8", "surrogateescape"), self._inode((start << 16) | offset)))
+                if len(found) > limits.MAX_IMAGE_FILES:
+                    raise ImageError("the squashfs holds too many files", hint=f"at most {limits.MAX_IMAGE_FILES}")
         return found
 
     def walk(self) -> Iterator[tuple[str, Node]]:
@@ -127,7 +130,7 @@ class SquashFs:
     def read(self, node: Node) -> Iterator[bytes]:
         """A regular file's content, in pieces of at most a block."""
         at, left = node.start, node.size_bytes
-        for stored in node.blocks:
+        for stored in self._blocks(node):
             size = min(self.block_bytes, left)
             if stored == 0:
                 yield bytes(size)
@@ -168,20 +171,20 @@ class SquashFs:
             return Node(EntryKind.DIR, size_bytes=size, start=block, offset=within, **facts)
         if kind == _REG:
             at, fragment, within, size = _unpack("<IIII", self._read_run(start, offset, 16), 0)
-            blocks = self._blocks(start, offset + 16, size, fragment)
+            places = (start, offset + 16)
             return Node(
-                EntryKind.FILE, size_bytes=size, start=at, offset=within, fragment=fragment, blocks=blocks, **facts
+                EntryKind.FILE, size_bytes=size, start=at, offset=within, fragment=fragment, blocks_at=places, **facts
             )
         if kind == _REG + 7:
             at, size, _, links, fragment, within, _ = _unpack("<QQQIIII", self._read_run(start, offset, 40), 0)
-            blocks = self._blocks(start, offset + 40, size, fragment)
+            places = (start, offset + 40)
             return Node(
                 EntryKind.FILE,
                 size_bytes=size,
                 start=at,
                 offset=within,
                 fragment=fragment,
-                blocks=blocks,
+                blocks_at=places,
                 links=links,
                 **facts,
             )
@@ -195,11 +198,18 @@ class SquashFs:
             return Node(EntryKind.SPECIAL, **facts)
         raise ImageError(f"the squashfs is damaged: a file of type {kind}")
 
-    def _blocks(self, start: int, offset: int, size: int, fragment: int) -> tuple[int, ...]:
-        if size > limits.MAX_IMAGE_BYTES:
-            raise ImageError(f"the squashfs holds a file of {size} bytes", hint=f"at most {limits.MAX_IMAGE_BYTES}")
-        count = size // self.block_bytes if fragment != _NONE else -(-size // self.block_bytes)
-        return struct.unpack(f"<{count}I", self._read_run(start, offset, count * 4))
+    def _blocks(self, node: Node) -> Iterator[int]:
+        """The stored sizes of a file's blocks. Read no sooner than its data: a liar's sizes then cost nothing."""
+        if node.size_bytes > limits.MAX_IMAGE_BYTES:
+            raise ImageError(
+                f"the squashfs holds a file of {node.size_bytes} bytes", hint=f"at most {limits.MAX_IMAGE_BYTES}"
+            )
+        whole, rest = divmod(node.size_bytes, self.block_bytes)
+        count = whole if node.fragment != _NONE or not rest else whole + 1
+        start, offset = node.blocks_at
+        for first in range(0, count, _BLOCKS_AT_ONCE):
+            some = min(_BLOCKS_AT_ONCE, count - first)
+            yield from struct.unpack(f"<{some}I", self._read_run(start, offset + first * 4, some * 4))
 
     def _table(self, at: int, count: int, item_bytes: int) -> bytes:
         """A table that is reached over an index of its metadata blocks."""

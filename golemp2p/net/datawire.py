@@ -47,13 +47,13 @@ class Wire:
             raise DeadlineError(f"{self.stream.peer} sent nothing for {limits.DATA_STALL_TIMEOUT_S:.0f} s") from exc
 
     async def exactly(self, size: int) -> bytes:
-        data = b""
+        data = bytearray()
         while len(data) < size:
             piece = await self.some(size - len(data))
             if not piece:
                 raise NetworkError(f"{self.stream.peer} ended a data stream early")
             data += piece
-        return data
+        return bytes(data)
 
     async def next_header(self) -> list[Any] | None:
         """As :meth:`header`, or None when the peer has nothing more to say."""

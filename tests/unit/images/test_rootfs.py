@@ -110,3 +110,19 @@ def test_any_layers_make_a_tree_without_whiteouts_or_are_refused(
     paths = [path for path, _ in rootfs.walk()]
     assert len(paths) == len(set(paths))
     assert not any(part.startswith(".wh.") or part in ("..", ".") for path in paths for part in path.split("/"))
+
+
+def test_whiteouts_in_great_number_cost_little_each() -> None:
+    """100,000 times 100,000 would be minutes; a second's worth is no time limit but a bound on steps."""
+    files = [TarEntry(f"d/{number}", EntryKind.FILE) for number in range(20_000)]
+    rootfs = RootFs()
+    rootfs.add_layer(files, 0)
+    rootfs.add_layer([*files, *(TarEntry(".wh.d", EntryKind.FILE) for _ in range(20_000))], 1)
+    assert sum(1 for _ in rootfs.walk()) == 20_002
+
+
+def test_paths_over_endless_detours_are_refused() -> None:
+    detour = TarEntry("l", EntryKind.SYMLINK, link="d/../" * 800 + "d")
+    rootfs = RootFs()
+    with pytest.raises(ImageError, match="too many links"):
+        rootfs.add_layer([TarEntry("d", EntryKind.DIR), detour, *[TarEntry("l/x", EntryKind.FILE)] * 20_000], 0)
