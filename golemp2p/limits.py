@@ -128,7 +128,7 @@ MIN_VOLUME_BYTES: Final = 8 * MIB  # the least that ext4 is of use with
 GUEST_HELLO_TIMEOUT_S: Final = 30.0  # from a started container to its agent's first word
 GUEST_USAGE_POLL_S: Final = 0.1  # how often a run's CPU time is compared with its limit
 CONTAINER_OPEN_FILES: Final = 65_536  # or what the host permits
-GUEST_NPROC: Final = 65_536
+GUEST_NPROC: Final = 16_384  # the kernel counts all of that user's on the host; podman itself has 32,768
 MAX_GUEST_PROCESSES: Final = 512  # processes and threads of one activity, when nothing was agreed
 MAX_TREE_FILES: Final = 100_000  # in one directory transfer
 

@@ -94,11 +94,12 @@ def add_to(app: typer.Typer) -> None:
                     _text(p.get("golem.node.id.name", "")),
                     offer.provider_id,
                     _text(p.get("golem.runtime.name", "")),
+                    _text(p.get("golem.!exp.golemp2p.isolation", "")),
                     _text(p.get("golem.inf.cpu.threads", "")),
                     _text(p.get("golem.inf.mem.gib", "")),
-                    " / ".join(prices[:-1]),
+                    " / ".join(prices[:2]),
                     start,
                     offer.offer_id[:8],
                 )
             )
-        table(("name", "provider", "runtime", "threads", "mem GiB", "GLM/h wall / cpu", "start", "offer"), rows)
+        table(("name", "provider", "runtime", "isolation", "threads", "mem GiB", "GLM/h wall / cpu", "start", "offer"), rows)

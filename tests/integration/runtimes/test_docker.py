@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import docker
 import pytest
 import trio
 
 from golemp2p.runtimes.base import EndReason, Limits, RuntimeFailureError
 from golemp2p.runtimes.docker.runtime import DockerRuntime, DockerSettings
+from tests.e2e.net import wait_until
 from tests.engine import Engine
-from tests.integration.runtimes.busybox import make_rootfs, make_squashfs
+from tests.integration.runtimes.busybox import make_rootfs, make_squashfs, make_tar
 from tests.integration.runtimes.contract import MIB, Output, Payload, RuntimeContract
 
 
@@ -230,3 +236,70 @@ async def test_a_machine_without_an_engine_says_what_to_do(tmp_path: Path) -> No
     assert not probe.works
     assert "does not answer" in probe.reason
     await runtime.clean_up()  # no engine, nothing to remove
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of an image registry of our own."""
+    program = shutil.which("docker-registry")
+    assert program, "there is no docker-registry on this machine: run scripts/setup vm-dev"
+    directory = tmp_path_factory.mktemp("registry")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    config = directory / "config.yml"
+    config.write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}/data}}}}\nhttp: {{addr: '{place}'}}\n"
+    )
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log)
+    try:
+        wait_until(lambda: _listens(place), what="the registry")
+        yield place
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(place: str) -> bool:
+    host, _, port = place.partition(":")
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+async def test_an_allowed_image_is_pulled_by_its_digest_and_no_other(
+    docker_engine: Engine, registry: str, tmp_path: Path
+) -> None:
+    digest = _push(docker_engine, registry, make_tar(make_rootfs(tmp_path / "root")))
+    reference = f"{registry}/team/busybox@{digest}"
+    settings = DockerSettings(engine=docker_engine.url, pull=(f"{registry}/team/",))
+    runtime = DockerRuntime(settings, tmp_path / "cache", tmp_path / "work")
+    assert "pull" in runtime.offer_properties()["golem.runtime.capabilities"]  # type: ignore[operator] # a list
+    hello = Payload(b"", "hello")
+    contract = RuntimeContract()
+    async with contract.deployed(runtime, hello, tmp_path, reference=reference) as instance:
+        _, output = await contract.run(instance, hello)
+        assert bytes(output.stdout) == b"hello\n"
+    for wrong, complaint in (
+        (reference[:-4] + "0000", "engine refused"),
+        (f"{registry}/team/busybox:latest", "no digest"),
+        (f"{registry}/others/busybox@{digest}", "does not pull"),
+    ):
+        (tmp_path / "instance").rename(tmp_path / f"before-{complaint}")
+        with pytest.raises(RuntimeFailureError, match=complaint):
+            async with contract.deployed(runtime, hello, tmp_path, reference=wrong):
+                pass
+
+
+def _push(engine: Engine, registry: str, tar: bytes) -> str:
+    """The digest under which the registry has the image."""
+    client = docker.APIClient(engine.url)
+    try:
+        client.import_image_from_data(tar, repository=f"{registry}/team/busybox", tag="latest")
+        lines = list(client.push(f"{registry}/team/busybox", tag="latest", stream=True, decode=True))
+        client.remove_image(f"{registry}/team/busybox:latest")
+    finally:
+        client.close()
+    return str(next(line["aux"]["Digest"] for line in lines if "aux" in line))
