@@ -60,7 +60,7 @@ def test_what_is_held_is_what_was_put(
     held = bytearray(SIZE)
     for index in set(indexes):
         held[index * CHUNK_BYTES : index * CHUNK_BYTES + partial.length(index)] = b"\1" * partial.length(index)
-    inside = 0 <= offset and length > 0 and offset + length <= SIZE
+    inside = offset >= 0 and length > 0 and offset + length <= SIZE
     assert partial.holds(offset, length) == (inside and 0 not in held[offset : offset + length])
     again = PartialFile(tmp_path / "partial", SIZE, hashes)
     again.open()
