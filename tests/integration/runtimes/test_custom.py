@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +16,11 @@ import trio
 
 from golemp2p import limits
 from golemp2p.errors import UsageError
+from golemp2p.net.memory import MemoryHub
 from golemp2p.runtimes.base import Deployment, Limits, Runtime, RuntimeFailureError, RuntimeInstance
 from golemp2p.runtimes.custom import installed, load_custom
 from golemp2p.runtimes.custom.sessions import marked
+from tests.integration.activity.harness import Pair, open_node
 from tests.integration.runtimes.contract import MIB, Output, Payload, Payloads, RuntimeContract
 
 PACKAGES: Final = Path(__file__).parents[2] / "packages"
@@ -385,3 +389,34 @@ def test_the_examples_import_what_is_public(on_path: Path) -> None:
     source = (on_path / "golemp2p_runtime_echo" / "__init__.py").read_text()
     allowed = {"golemp2p.runtimes.base", "golemp2p.runtimes.custom", "golemp2p.runtimes.hostfiles"}
     assert {line.split()[1] for line in source.splitlines() if line.startswith("from golemp2p")} <= allowed
+
+
+async def test_a_requestor_uses_an_executable_runtime_and_nothing_is_left(site: Path, tmp_path: Path) -> None:
+    hub = MemoryHub()
+    work_root = tmp_path / "p" / "activities"
+    runtime = load_custom("shell", shell_settings(site), tmp_path / "cache", work_root)
+    async with (
+        open_node(hub, tmp_path / "r", {}) as requestor,
+        open_node(hub, tmp_path / "p", {"shell": runtime}) as provider,
+    ):
+        await requestor.network.connect(provider.network.addresses()[0])
+        pair = Pair(hub, requestor, provider)
+        url, _ = await pair.publish(SCRIPT, tmp_path)
+        agreement = pair.agree(url)
+        for node in (requestor, provider):
+            known = node.agreements[agreement]
+            offer = {**known.offer, "golem.runtime.name": "shell"}
+            node.agreements[agreement] = replace(known, offer=offer, demand=known.demand)
+        service = requestor.service.requestor
+        activity = await service.live_activity(await service.create(agreement, timeout_s=5))
+        run = {"entry_point": "background", "capture": {"stdout": {"stream": {}}, "stderr": {"stream": {}}}}
+        echo = {**run, "entry_point": "echo", "args": ["a word"]}
+        script = [{"deploy": {"env": {"COLOUR": "red"}}}, {"start": {}}, {"run": run}, {"run": echo}]
+        results = await activity.batch(activity.exec(json.dumps(script))).results(30)
+        assert [result.ok for result in results] == [True] * 4, results[-1].message
+        assert results[2].stdout == "started\n"
+        assert isinstance(results[3].stdout, str)
+        assert {"a word", "COLOUR=red"} <= set(results[3].stdout.splitlines())
+        assert list(marked(work_root, below=True))
+        await activity.destroy(10)
+        assert list(marked(work_root, below=True)) == []
