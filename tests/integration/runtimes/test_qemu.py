@@ -114,7 +114,9 @@ class TestQemu(RuntimeContract):
                 "insmod /bin/busybox",
                 "chroot /proc/1/root /bin/ls",
             ):
-                assert await sh(f"{forbidden} >/dev/null 2>&1 && echo done || echo refused") == "refused\n", forbidden
+                assert await sh(f"( {forbidden} ) >/dev/null 2>&1 && echo done || echo refused") == "refused\n", (
+                    forbidden
+                )
             assert await sh("kill -9 1; echo alive") == "alive\n"
             assert await sh("touch /bin/x /root/y && echo fine") == "fine\n"  # the overlay
 
@@ -228,7 +230,10 @@ class TestQemu(RuntimeContract):
             source.write_bytes(bytes(MIB))
             with pytest.raises(RuntimeFailureError, match="No space left"):
                 await sh.instance.files.put("/golem/work/more", source)
-            assert await sh("rm /golem/work/big; echo better > /golem/work/x; cat /golem/work/x") == "better\n"
+            # What is deleted inside is given back outside.
+            await sh("rm /golem/work/big /root/big; sync")
+            assert disk.stat().st_blocks * 512 < storage // 4
+            assert await sh("echo better > /golem/work/x; cat /golem/work/x") == "better\n"
 
     async def test_out_of_memory_is_told_apart_from_a_kill(
         self, runtime: QemuRuntime, busybox_image: bytes, tmp_path: Path
@@ -262,6 +267,14 @@ class TestQemu(RuntimeContract):
             assert sh.instance.usage().cpu_s > 0
             with pytest.raises(RuntimeFailureError, match="gone"):
                 await sh("true")
+
+    async def test_a_machine_whose_kernel_panics_says_so(
+        self, runtime: QemuRuntime, busybox_image: bytes, tmp_path: Path
+    ) -> None:
+        async with self.machine(runtime, busybox_image, tmp_path) as sh:
+            with pytest.raises(RuntimeFailureError, match="Kernel panic"):
+                await sh("echo c > /proc/sysrq-trigger; sleep 100")
+            assert "Kernel panic" in await sh.instance.lost()
 
     async def test_a_machine_dies_with_its_node(
         self, runtime: QemuRuntime, vm_cache: Path, busybox_image: bytes, tmp_path: Path
