@@ -21,7 +21,7 @@ _COMPILERS: Final = ("musl-gcc", "cc", "gcc")  # musl's start is the smaller and
 
 def agent_binary(cache_dir: Path) -> Path:
     """A static executable of agent.c in ``cache_dir``. Blocks (1 s the first time). Raises RuntimeFailureError."""
-    source = SOURCE.read_bytes()
+    source = b"\0".join(path.read_bytes() for path in sorted(SOURCE.parent.glob("*.[ch]")))
     compiler = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
     target = cache_dir / f"agent-{hashlib.sha256(source).hexdigest()[:16]}"
     if target.exists():
