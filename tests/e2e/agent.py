@@ -111,6 +111,7 @@ async def negotiate(
     demand: Mapping[str, Any] | None = None,
     package: str | None = None,
     life_s: float = 300.0,
+    runtime: str = "wasmtime",
 ) -> Deal:
     if package is None:
         file = await client.files.publish(program)
@@ -126,7 +127,7 @@ async def negotiate(
         **(demand or {}),
     }
     constraints = (
-        "(&(golem.runtime.name=wasmtime)(golem.node.debug.subnet=public)" + "".join(decoration.constraints) + ")"
+        f"(&(golem.runtime.name={runtime})(golem.node.debug.subnet=public)" + "".join(decoration.constraints) + ")"
     )
     started = time.monotonic()
     subscription = await client.market.subscribe("demands", properties, constraints)
