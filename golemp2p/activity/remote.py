@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from golemp2p.core.activity import (
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.exescript import Command, parse_script
 from golemp2p.core.ids import ActivityId, BatchId, new_batch_id
+from golemp2p.core.receipt import verify_receipt
 from golemp2p.errors import (
     ConflictError,
     DeadlineError,
@@ -249,7 +251,7 @@ class RemoteActivity:
                     raise RemoteProtocolError(f"event {body.seq} of command {body.index} does not follow")
                 if body.report is not None:
                     self._heard(body.report, final=False)
-                event = body.to_event()
+                event = self._checked(body.to_event(), batch)
                 await batch.take(event)
                 batch.next_seq += 1
                 self._heard_s = trio.current_time()
@@ -264,6 +266,24 @@ class RemoteActivity:
                 if batch.ended.is_set():
                     return
         raise NetworkError("the event stream ended early")
+
+    def _checked(self, event: RuntimeEvent, batch: RemoteBatch) -> RuntimeEvent:
+        """Without a receipt that is not this provider's word on this very command: such a one proves nothing."""
+        receipt = event.receipt
+        if receipt is None:
+            return event
+        place = (self.agreement.provider, self.agreement.id, self.id, batch.id, event.index)
+        said = (receipt.provider, receipt.agreement_id, receipt.activity_id, receipt.batch_id, receipt.command)
+        trouble = "" if said == place else "it is of another command"
+        if not trouble:
+            try:
+                verify_receipt(receipt)
+            except RemoteProtocolError as exc:
+                trouble = str(exc)
+        if not trouble:
+            return event
+        log.warning("receipt_refused", activity_id=self.id, batch_id=batch.id, error=trouble)
+        return replace(event, receipt=None)
 
     async def _heartbeat(self) -> None:
         """Keep state and usage fresh, the provider's lease alive, and notice when it is gone."""

@@ -80,7 +80,7 @@ class EventBody(Message):
     receipt: dict[str, object] | None = None
 
     def to_event(self) -> RuntimeEvent:
-        """Raises RemoteProtocolError for a malformed receipt; its signature is for who keeps it to check."""
+        """Raises RemoteProtocolError for a malformed receipt."""
         told = self.progress
         return RuntimeEvent(
             self.index,

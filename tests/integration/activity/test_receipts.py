@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -17,8 +19,9 @@ from typer.testing import CliRunner
 from golemp2p.activity.receipts import Notary
 from golemp2p.cli.main import app
 from golemp2p.core.activity import CommandResult
+from golemp2p.core.agreement import Agreement
 from golemp2p.core.eip712 import Domain
-from golemp2p.core.receipt import verify_receipt
+from golemp2p.core.receipt import Receipt, verify_receipt
 from golemp2p.errors import RemoteProtocolError
 from golemp2p.identity.keys import NodeKey
 from golemp2p.net.memory import MemoryHub
@@ -35,8 +38,13 @@ KEY = NodeKey(b"\x09" * 32)
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    async with open_receipts(tmp_path, Notary(KEY, DOMAIN, time.time)) as both:
+        yield both
+
+
+@asynccontextmanager
+async def open_receipts(tmp_path: Path, notary: Notary) -> AsyncIterator[Pair]:
     hub = MemoryHub()
-    notary = Notary(KEY, DOMAIN, time.time)
     async with (
         open_node(hub, tmp_path / "r", {}) as requestor,
         open_node(
@@ -114,6 +122,38 @@ async def test_a_program_that_fails_gets_a_receipt_too(pair: Pair, tmp_path: Pat
     assert not result.ok
     assert result.receipt is not None
     assert (result.receipt.evidence.exit_code, result.receipt.evidence.reason) == (3, "exited")
+
+
+class Liar(Notary):
+    """Signs something else than what is asked for."""
+
+    def sign(self, agreement: Agreement, *args: Any, **kwargs: Any) -> Receipt:
+        honest = super().sign(agreement, *args, **kwargs)
+        lie = self.lie(honest)
+        return replace(lie, signature=self.signer.sign(lie.digest()))
+
+    def lie(self, receipt: Receipt) -> Receipt:
+        return receipt
+
+
+class OfAnotherCommand(Liar):
+    def lie(self, receipt: Receipt) -> Receipt:
+        return replace(receipt, command=receipt.command + 1)
+
+
+@pytest.mark.parametrize(
+    "notary",
+    [
+        Notary(NodeKey(b"\x0a" * 32), DOMAIN, time.time),  # another key, another name
+        OfAnotherCommand(KEY, DOMAIN, time.time),
+    ],
+)
+async def test_a_receipt_that_is_not_the_providers_word_on_this_command_is_dropped(
+    tmp_path: Path, notary: Notary
+) -> None:
+    async with open_receipts(tmp_path, notary) as pair:
+        result = await run(pair, tmp_path, wats.HELLO)
+        assert (result.ok, result.receipt) == (True, None)
 
 
 async def test_a_forged_receipt_is_found_out(pair: Pair, tmp_path: Path) -> None:
