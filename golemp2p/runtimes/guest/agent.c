@@ -171,7 +171,7 @@ static long long group_number(const char *machine_file, const char *key, const c
         return key ? number_after(text, key) : atoll(text);
     }
     for (int i = 0; i < 2; i++)
-        if (read_text(AT_FDCWD, files[i], text, sizeof text) >= 0) {
+        if (files[i] && read_text(AT_FDCWD, files[i], text, sizeof text) >= 0) {
             long long v = key && (i == 0 || !strcmp(key, "oom_kill")) ? number_after(text, key) : atoll(text);
             if (v >= 0) return v;
         }
