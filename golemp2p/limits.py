@@ -269,7 +269,7 @@ CUSTOM_CLEAN_UP_S: Final = 30.0  # for a stranger's code to remove what is its; 
 CUSTOM_SAMPLE_S: Final = 0.5  # how often the processes of a command are measured; a look takes a few ms
 MAX_CUSTOM_ANSWER_BYTES: Final = MIB  # of a command's output that is kept; a real deploy answer has 200 bytes
 
-# --- guest agent (containers and virtual machines) ----------------------------------------------------------------------
+# --- guest agent (containers and virtual machines) --------------------------------------------------------------------
 AGENT_COMPILE_S: Final = 60.0  # takes one
 GUEST_WINDOW_BYTES: Final = 1 * MIB  # output of a run on its way to a slow reader; then the program waits
 GUEST_FILE_WINDOW_BYTES: Final = 1 * MIB
@@ -307,7 +307,7 @@ ANNOUNCE_EVERY_S: Final = 1_800.0  # libp2p keeps provider records for a day; ou
 ANNOUNCE_GAP_S: Final = 0.2  # between two announcements: each is a walk over the DHT
 MAX_ANNOUNCED: Final = 256  # files; the oldest are not announced again
 
-# --- virtual machines (qemu) --------------------------------------------------------------------------------------------
+# --- virtual machines (qemu) ------------------------------------------------------------------------------------------
 KERNEL_FETCH_S: Final = 300.0  # 27 MB from the distribution's mirror
 VM_BOOT_S: Final = 25.0  # to the agent's first word; 2 s under TCG on an idle machine
 VM_BOOTS: Final = 2  # one that hangs is replaced once

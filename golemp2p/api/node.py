@@ -29,7 +29,7 @@ from golemp2p.identity import Signer
 from golemp2p.market.service import MarketService
 from golemp2p.net.port import Network
 from golemp2p.payment.service import PaymentService
-from golemp2p.runtimes.registry import Runtimes
+from golemp2p.runtimes.probed import Runtimes
 from golemp2p.storage import Storage
 from golemp2p.storage import app_keys as rows
 from golemp2p.wire.rest import node as rest

@@ -102,4 +102,15 @@ def add_to(app: typer.Typer) -> None:
                     offer.offer_id[:8],
                 )
             )
-        table(("name", "provider", "runtime", "isolation", "threads", "mem GiB", "GLM/h wall / cpu", "start", "offer"), rows)
+        columns = (
+            "name",
+            "provider",
+            "runtime",
+            "isolation",
+            "threads",
+            "mem GiB",
+            "GLM/h wall / cpu",
+            "start",
+            "offer",
+        )
+        table(columns, rows)

@@ -1,53 +1,16 @@
-"""Which runtimes this node has, by its settings, and what came of trying them."""
+"""Which runtimes this node has, by its settings."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
 from typing import Final
-
-import trio
 
 from golemp2p.config import Settings
 from golemp2p.locations import Locations
-from golemp2p.runtimes.base import Probe, Runtime
+from golemp2p.runtimes.base import Runtime
+from golemp2p.runtimes.probed import Runtimes
 
 BUILT_IN: Final = ("wasmtime", "vm/docker", "vm/qemu")
-
-
-class Runtimes(Mapping[str, Runtime]):
-    """Runtimes by id. Each is tried once, when somebody first wants to know."""
-
-    def __init__(self, runtimes: Mapping[str, Runtime]) -> None:
-        self._runtimes = dict(runtimes)
-        self._probes: dict[str, Probe] = {}
-        self._probing = {name: trio.Lock() for name in self._runtimes}
-
-    def __getitem__(self, name: str) -> Runtime:
-        return self._runtimes[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._runtimes)
-
-    def __len__(self) -> int:
-        return len(self._runtimes)
-
-    def probed(self, name: str) -> Probe | None:
-        """The verdict, if there is one already."""
-        return self._probes.get(name)
-
-    async def probe(self, name: str) -> Probe:
-        """Try it, unless somebody did. KeyError for an unknown one."""
-        async with self._probing[name]:
-            if name not in self._probes:
-                self._probes[name] = await self._runtimes[name].probe()
-            return self._probes[name]
-
-    async def clean_up(self) -> None:
-        """Remove what a killed node left, all runtimes at once."""
-        async with trio.open_nursery() as nursery:
-            for runtime in self._runtimes.values():
-                nursery.start_soon(runtime.clean_up)
 
 
 def make_runtimes(settings: Settings, locations: Locations) -> Runtimes:

@@ -62,9 +62,7 @@ def test_a_directory_of_results_must_be_new(tmp_path: Path) -> None:
         check(wanted)
 
 
-@pytest.mark.parametrize(
-    ("text", "gib"), [("512m", 0.5), ("2g", 2.0), ("1.5GiB", 1.5), ("1073741824", 1.0)]
-)
+@pytest.mark.parametrize(("text", "gib"), [("512m", 0.5), ("2g", 2.0), ("1.5GiB", 1.5), ("1073741824", 1.0)])
 def test_sizes_are_written_as_docker_writes_them(text: str, gib: float) -> None:
     assert parse_size_gib(text, "--memory") == gib
 
