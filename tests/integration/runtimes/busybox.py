@@ -24,7 +24,8 @@ SCRIPTS: Final = {
     "bomb": "exec awk 'BEGIN { text = \"x\"; while (1) text = text text }'",
     "flood": "exec yes xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
     "fork-bomb": "bomb() { bomb | bomb & bomb; }; bomb",
-    "leaver": "(sleep 1000; echo too late) & echo left",  # its child holds the pipes
+    # Its child holds the pipes; it is there when the parent ends.
+    "leaver": "(sleep 1000; echo too late) & until ps | grep -q '[s]leep 1000'; do :; done; echo left",
 }
 ETC: Final = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
