@@ -195,18 +195,21 @@ class Sharing:
             await stream.aclose()
 
     def _finder(self, owner: PeerId, alg: str, digest: str) -> Any:
-        dht_at = -limits.SHARE_DHT_EVERY_S
+        dht_at: float | None = None
 
         async def find() -> list[PeerId]:
             """The owner's word first: it knows at once who else began just now."""
             nonlocal dht_at
             found: list[PeerId] = []
+            now = trio.current_time()
             try:
                 found += await self._ask_peers(owner, alg, digest)
             except GolemError as exc:
                 log.debug("the owner names no fetchers", owner=owner, error=str(exc))
-            if not found and trio.current_time() - dht_at >= limits.SHARE_DHT_EVERY_S:
-                dht_at = trio.current_time()
+            if dht_at is None:  # the first time we are waited for; the DHT may take long
+                dht_at = now - limits.SHARE_DHT_EVERY_S
+            elif not found and now - dht_at >= limits.SHARE_DHT_EVERY_S:
+                dht_at = now
                 found += await self._ask_dht(alg, digest)
             return found
 

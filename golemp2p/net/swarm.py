@@ -53,6 +53,8 @@ class Swarm:
         }
         self._busy: set[PeerId] = set()
         self._hints: set[PeerId] = set()
+        self._fetchers: tuple[PeerId, ...] = ()
+        self._shares: dict[int, PeerId] = {}  # of these fetchers: a hash for each of many thousand chunks
         self._hinted = trio.Event()
         self._changed = trio.Event()
         self._began_s = self._peer_news_s = trio.current_time()
@@ -143,8 +145,14 @@ class Swarm:
 
     def _share_of(self, index: int) -> PeerId:
         """Whose chunk it is to get from the owner, among those who are not done."""
-        fetchers = [self._network.peer_id, *(peer for peer, has in self._peers.items() if not has.full)]
-        return max(fetchers, key=lambda peer: hashlib.blake2b(f"{peer}/{index}".encode(), digest_size=8).digest())
+        fetchers = (self._network.peer_id, *(peer for peer, has in self._peers.items() if not has.full))
+        if fetchers != self._fetchers:
+            self._fetchers, self._shares = fetchers, {}
+        share = self._shares.get(index)
+        if share is None:
+            share = max(fetchers, key=lambda peer: hashlib.blake2b(f"{peer}/{index}".encode(), digest_size=8).digest())
+            self._shares[index] = share
+        return share
 
     def _one(self, indexes: list[int]) -> int | None:
         if not indexes:
