@@ -292,3 +292,24 @@ async def test_what_is_held_is_announced_and_found_by_the_dht_also_after_a_resta
             await until("it is announced", lambda sharing=owner.data.sharing: sharing.made_announcements == 1)
             nursery.cancel_scope.cancel()
     assert world.owner.network.peer_id in await world.one.network.find_providers(key)
+
+
+async def test_a_holder_that_only_the_dht_knows_is_found_and_used(
+    world: World, adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if adapter == "libp2p":
+        await until("the DHT knows its neighbours", lambda: len(world.two.network.peers()) == 2)
+    await world.one.fetch(world.owner, world.digest)
+    await world.one.network.provide(f"sha3-256:{world.digest}")
+    sharing = world.owner.data.sharing
+    give = sharing._give_range
+
+    async def give_later(wire: Wire, alg: str, digest: str, offset: int, length: int) -> None:
+        await until("the holder gave something", lambda: world.one.given)
+        await give(wire, alg, digest, offset, length)
+
+    monkeypatch.setattr(sharing, "_note_fetcher", lambda _key, _peer: [])  # the owner names nobody
+    monkeypatch.setattr(sharing, "_give_range", give_later)
+    content = await world.two.fetch(world.owner, world.digest)
+    assert content.path.read_bytes() == world.bytes
+    assert world.one.given > 0
