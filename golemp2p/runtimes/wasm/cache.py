@@ -108,6 +108,7 @@ class ModuleCache:
         return True
 
     async def _compile(self, package: Path, cached: Path, profile: Profile) -> None:
+        package = package.absolute()  # the worker is elsewhere
         # The compiler may write nowhere but here: it reads what a stranger wrote, and the cache holds native code.
         part = cached.with_name(f".{secrets.token_hex(8)}.part")
         part.mkdir(mode=0o700)

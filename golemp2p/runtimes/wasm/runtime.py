@@ -66,11 +66,10 @@ class WasmRuntime:
         return WasmInstance(self._cache, deployment, module, volumes, profile, component=component)
 
     async def probe(self) -> Probe:
-        """Compile and run the smallest program there is."""
+        """Compile and run a small program that only computes."""
         import wasmtime
 
-        program = wasmtime.wat2wasm('(module (memory (export "memory") 1) (func (export "_start")))')
-        return await probe_by_running(self, bytes(program), "program")
+        return await probe_by_running(self, bytes(wasmtime.wat2wasm(TRIAL)), "program", steps=TRIAL_STEPS)
 
     async def clean_up(self) -> None:
         """Workers die with their node, and the supervisor's service empties the work directories."""
