@@ -84,14 +84,15 @@ def describe(
     if as_json:
         echo_json({"id": runtime.id, "name": runtime.name, "version": runtime.version, "properties": properties})
         return
-    doc = (type(runtime).__doc__ or "").strip().splitlines()
-    echo(f"{runtime.id}: {doc[0]}" if doc else runtime.id)
+    echo(runtime.id)
     facts(sorted(properties.items()))
 
 
 def _settings(data_dir: Any) -> tuple[Locations, Settings]:
+    from golemp2p import log
     from golemp2p.config import load_settings
 
+    log.configure("warning")
     where = locations_of(data_dir)
     return where, load_settings(where.config)
 

@@ -17,9 +17,10 @@ from golemp2p.errors import GolemError
 from golemp2p.runtimes.base import Deployment, Probe, Runtime
 
 
-async def probe_by_running(runtime: Runtime, package: bytes, *command: str) -> Probe:
+async def probe_by_running(runtime: Runtime, package: bytes, *command: str, steps: int = 0) -> Probe:
     """Deploy ``package``, start it, run ``command`` twice: ``start_s`` is until the first run ended, ``run_s`` a second
-    one. A command that prints ``cpu_score=NUMBER`` (millions of xorshift steps a second) has that reported, too.
+    one. A command that prints ``cpu_score=NUMBER`` (millions of xorshift steps a second) has that reported, too; for one
+    that cannot print it, ``steps`` says how many it makes.
     """
     with tempfile.TemporaryDirectory(prefix="golemp2p-probe-") as directory:
         work = Path(directory) / "work"
@@ -32,14 +33,14 @@ async def probe_by_running(runtime: Runtime, package: bytes, *command: str) -> P
             with trio.move_on_after(limits.PROBE_TIMEOUT_S):
                 async with trio.open_nursery() as nursery:
                     deployment = Deployment(os.urandom(16).hex(), path, sha256, work, nursery)
-                    outcome = await _try(runtime, deployment, command)
+                    outcome = await _try(runtime, deployment, command, steps)
                     nursery.cancel_scope.cancel()
         except ExceptionGroup as group:  # of the instance's own tasks
             outcome = Probe(False, f"the trial broke the runtime: {group.exceptions[0]}")
         return outcome
 
 
-async def _try(runtime: Runtime, deployment: Deployment, command: Sequence[str]) -> Probe:
+async def _try(runtime: Runtime, deployment: Deployment, command: Sequence[str], steps: int) -> Probe:
     began = perf_counter()
     ended = []
     said = bytearray()
@@ -63,4 +64,6 @@ async def _try(runtime: Runtime, deployment: Deployment, command: Sequence[str])
     measured = {"start_s": round(ended[0] - began, 3), "run_s": round(ended[1] - ended[0], 4)}
     if found := re.search(rb"cpu_score=(\d+(?:\.\d+)?)", said):
         measured["cpu_score"] = float(found[1])
+    elif steps:
+        measured["cpu_score"] = round(steps / 1e6 / (ended[1] - ended[0]), 1)
     return Probe(True, measured=measured)

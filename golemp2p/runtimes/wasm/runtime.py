@@ -22,6 +22,17 @@ from golemp2p.runtimes.wasm.profiles import MAGIC_COMPONENT, Profile
 from golemp2p.runtimes.wasm.verdict import judge, wall_limit
 
 WORK: Final = "/golem/work"
+TRIAL_STEPS: Final = 50_000_000
+TRIAL: Final = f"""(module (memory (export "memory") 1)
+  (func (export "_start") (local $x i64) (local $left i32)
+    (local.set $x (i64.const 88172645463325252))
+    (local.set $left (i32.const {TRIAL_STEPS}))
+    (loop $steps
+      (local.set $x (i64.xor (local.get $x) (i64.shl (local.get $x) (i64.const 13))))
+      (local.set $x (i64.xor (local.get $x) (i64.shr_u (local.get $x) (i64.const 7))))
+      (local.set $x (i64.xor (local.get $x) (i64.shl (local.get $x) (i64.const 17))))
+      (br_if $steps (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+    (i64.store (i32.const 0) (local.get $x))))"""
 
 
 class WasmRuntime:
