@@ -20,7 +20,7 @@ import pytest
 import trio
 
 from golemp2p import limits
-from golemp2p.runtimes.base import EndReason, Limits, RuntimeFailureError
+from golemp2p.runtimes.base import Deployment, EndReason, Limits, RuntimeFailureError
 from golemp2p.runtimes.qemu.accel import find_accel
 from golemp2p.runtimes.qemu.instance import QemuInstance
 from golemp2p.runtimes.qemu.leftovers import Leftovers, _started
@@ -267,6 +267,33 @@ class TestQemu(RuntimeContract):
             assert sh.instance.usage().cpu_s > 0
             with pytest.raises(RuntimeFailureError, match="gone"):
                 await sh("true")
+
+    async def test_an_activity_that_ends_while_its_machine_boots_leaves_nothing(
+        self, runtime: QemuRuntime, busybox_image: bytes, tmp_path: Path
+    ) -> None:
+        package, work = tmp_path / "package", tmp_path / "work"
+        package.write_bytes(busybox_image)
+        work.mkdir()
+        async with trio.open_nursery() as nursery:
+            sha256 = hashlib.sha256(busybox_image).hexdigest()
+            instance = await runtime.deploy(Deployment("d" * 32, package, sha256, work, nursery))
+            with pytest.raises(RuntimeFailureError, match="not started"):
+                await instance.run("true", [], Output())
+            with trio.move_on_after(0.5) as scope:
+                await instance.start([])
+            assert scope.cancelled_caught
+            pid = Shell(instance).pid
+            await instance.terminate()
+            assert not _started(pid)
+            nursery.cancel_scope.cancel()
+
+    async def test_fractions_of_a_core_are_kept(
+        self, runtime: QemuRuntime, busybox_image: bytes, tmp_path: Path
+    ) -> None:
+        async with self.machine(runtime, busybox_image, tmp_path, Limits(cpus=0.25, wall_s=3.0)) as sh:
+            before_s = sh.instance.usage().cpu_s
+            await self.run(sh.instance, Payload(b"", "loop"))
+            assert sh.instance.usage().cpu_s - before_s < 0.5 * 3.0
 
     async def test_a_machine_whose_kernel_panics_says_so(
         self, runtime: QemuRuntime, busybox_image: bytes, tmp_path: Path
