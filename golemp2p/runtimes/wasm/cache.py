@@ -108,7 +108,7 @@ class ModuleCache:
         return True
 
     async def _compile(self, package: Path, cached: Path, profile: Profile) -> None:
-        package = package.absolute()  # the worker is elsewhere
+        package = package.absolute()  # noqa: ASYNC240 - for the worker, which is elsewhere; asks for the cwd alone
         # The compiler may write nowhere but here: it reads what a stranger wrote, and the cache holds native code.
         part = cached.with_name(f".{secrets.token_hex(8)}.part")
         part.mkdir(mode=0o700)
