@@ -188,6 +188,8 @@ async def _end_of(machine: Machine) -> str:
     """How qemu ended, if it does so now, with its last words; else nothing."""
     with trio.move_on_after(limits.VM_LAST_WORDS_S):
         ended = await machine.child.wait()
+        with trio.move_on_after(limits.VM_LAST_WORDS_S / 2):
+            await machine.heard.wait()
         how = f"by signal {-ended.code}" if ended.code < 0 else f"with status {ended.code}"
         words = machine.last_words()
         return f"qemu ended {how}" + (f", its last words: {words}" if words else "")

@@ -71,6 +71,7 @@ class Machine:
         self.stream = stream
         self._said: deque[bytes] = deque(maxlen=limits.CONSOLE_CHUNKS)
         self._peak_bytes = 0
+        self.heard = trio.Event()  # everything that it said before it ended
 
     async def listen(self) -> None:
         """Read the console and qemu's own words until it ends, keeping the last of them."""
@@ -81,6 +82,7 @@ class Machine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.child.pump_stdout, keep)
             nursery.start_soon(self.child.pump_stderr, keep)
+        self.heard.set()
 
     def last_words(self) -> str:
         """What the console says last, for people: of a kernel panic its reason, else the last two lines."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from golemp2p import limits
+from golemp2p.locations import Locations
 from golemp2p.runtimes.base import RuntimeFailureError
 from golemp2p.runtimes.guest.build import agent_binary
 
@@ -221,4 +222,6 @@ def _run(command: list[str], cwd: Path, hint: str) -> str:
 
 
 if __name__ == "__main__":
-    print(prepare(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None))  # for scripts
+    # For scripts: [DIRECTORY [KERNEL]], by default where the node looks.
+    place = Path(sys.argv[1]) if len(sys.argv) > 1 else Locations.find().guests / "qemu"
+    print(prepare(place, sys.argv[2] if len(sys.argv) > 2 else None))
