@@ -41,6 +41,10 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
+def block_with(command: str) -> str:
+    return next(block for block in blocks("sh") if command in block)
+
+
 def commands(block: str) -> list[str]:
     return [line.split("  #")[0].strip() for line in block.splitlines() if line.strip()]
 
@@ -96,6 +100,38 @@ def test_the_daily_commands_work(environment: dict[str, str], tmp_path: Path) ->
         assert image.size == (9, 9)
 
 
+def test_the_commands_for_images_work(environment: dict[str, str], tmp_path: Path) -> None:
+    environment["GOLEMP2P_CACHE_DIR"] = str(tmp_path / "cache")
+    environment["GOLEMP2P_DATA_DIR"] = str(tmp_path / "data")
+    setup, make, build, listed, inspect, runtimes, test, job = commands(block_with("image build"))
+    run(setup, environment, ROOT)
+    run(make, environment, tmp_path)
+    hashed = run(build, environment, tmp_path).strip()
+    assert hashed[:8] in run(listed, environment, tmp_path)
+    assert hashed in run(inspect, environment, tmp_path)
+    shown = run(runtimes, environment, tmp_path)
+    assert all(name in shown for name in ("wasmtime", "vm/docker", "vm/qemu"))
+    assert "works" in run(test, environment, tmp_path)
+    first, *groups = run(job.replace("scripts/", f"{ROOT}/scripts/"), environment, tmp_path).splitlines()
+    assert first == "hi"
+    assert all("/docker/" in group for group in groups)
+
+
+def test_a_receipt_is_made_and_checked(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "hello.wasm").write_bytes(wasmtime.wat2wasm(HELLO))
+    job, verify = commands(block_with("--receipt"))
+    assert run(job, environment, tmp_path) == "hello from a provider\n"
+    assert "verified" in run(verify, environment, tmp_path)
+    receipt = json.loads((tmp_path / "receipt.json").read_text())
+    receipt["content"] = receipt["content"].replace('"fuel":', '"fuel":1')
+    (tmp_path / "receipt.json").write_text(json.dumps(receipt))
+    done = subprocess.run(
+        verify, shell=True, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "does not hold" in done.stderr
+
+
 def test_the_sdk_program_works(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "render.py").write_text(blocks("python")[0])
     put_resvg(tmp_path)
@@ -113,7 +149,7 @@ def own_node(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[list
     environment["GOLEMP2P_DATA_DIR"] = str(tmp_path / "data")
     environment["GOLEMP2P_REST__LISTEN"] = "127.0.0.1:0"
     environment["GOLEMP2P_NET__LISTEN"] = '["/ip4/127.0.0.1/tcp/0"]'
-    init, start, *rest = commands(blocks("sh")[3])
+    init, start, *rest = commands(block_with("golemp2p init"))
     run(init, environment, tmp_path)
     assert start == "golemp2p run"
     log = tmp_path / "log"
