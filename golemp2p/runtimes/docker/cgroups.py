@@ -49,8 +49,12 @@ class Cgroup:
         return self._last
 
 
-def cgroup_of(pid: int, root: Path = ROOT, proc: Path = Path("/proc")) -> Cgroup:
-    """The cgroup of a process; one that is not readable (another machine, no such pid) has no counters."""
+def cgroup_of(pid: int, container: str, root: Path = ROOT, proc: Path = Path("/proc")) -> Cgroup:
+    """The cgroups of a container, by its main process; without counters when they cannot be read (another machine).
+
+    A group that does not carry the container's id is not its own (gVisor without cgroups sits in the engine's): what
+    others use must not be billed.
+    """
     try:
         lines = (proc / str(pid) / "cgroup").read_text().splitlines()
     except OSError:
@@ -58,6 +62,8 @@ def cgroup_of(pid: int, root: Path = ROOT, proc: Path = Path("/proc")) -> Cgroup
     groups: dict[str, Path] = {}
     for line in lines:
         _, controllers, path = line.split(":", 2)
+        if container not in path:
+            continue
         if not controllers:
             place = root / path.lstrip("/")
             if (place / "cpu.stat").exists() and (place / "memory.events").exists():

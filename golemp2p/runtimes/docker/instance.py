@@ -91,7 +91,7 @@ class DockerInstance:
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-        self._cgroup = cgroup_of(int(facts["State"]["Pid"]))
+        self._cgroup = cgroup_of(int(facts["State"]["Pid"]), container)
         upper = (facts.get("GraphDriver", {}).get("Data") or {}).get("UpperDir")
         if upper and await trio.Path(upper).is_dir():
             self._upper = Path(upper)
