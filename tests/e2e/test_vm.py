@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.debian import debian_gvmi
-from tests.e2e.net import GOLEMP2P, Net, alive, environment, golemp2p, open_net, wait_until
+from tests.e2e.net import GOLEMP2P, Net, NodeProcess, alive, environment, golemp2p, open_net, wait_until
 from tests.engine import Engine, open_engine
 from tests.integration.runtimes.busybox import make_rootfs, make_squashfs
 
@@ -228,7 +229,8 @@ def test_an_engine_that_stops_fails_the_job_with_the_reason_and_serves_the_next_
 
 def test_a_machine_that_is_killed_fails_the_job_at_once_with_the_reason(vm_net: Net, busybox: Path) -> None:
     running = Running(vm_net, busybox, "qemu")
-    subprocess.run(["pkill", "-9", "-f", "qemu-system"], check=True)
+    for machine in _machines(vm_net.providers[0]):
+        os.kill(machine, signal.SIGKILL)
     code, words, seconds = running.end()
     assert code not in (0, 124), words
     assert "machine" in words or "qemu" in words, words
@@ -240,7 +242,7 @@ def test_a_provider_that_is_killed_leaves_nothing_running_and_the_requestor_is_t
 ) -> None:
     provider = vm_net.providers[0]
     jobs = [Running(vm_net, busybox, backend) for backend in BACKENDS]
-    machines = [int(p.name) for p in Path("/proc").glob("[0-9]*") if _is_qemu(p)]
+    machines = _machines(provider)
     assert machines
     provider.kill()
     for running in jobs:
@@ -257,11 +259,18 @@ def test_a_provider_that_is_killed_leaves_nothing_running_and_the_requestor_is_t
         assert done.stdout == "back\n", done.stderr
 
 
-def _is_qemu(process: Path) -> bool:
-    try:
-        return b"qemu-system" in (process / "cmdline").read_bytes()
-    except OSError:
-        return False
+def _machines(provider: NodeProcess) -> list[int]:
+    """The qemu processes of this provider's activities."""
+    activities = [path.name for path in (provider.data_dir / "work").iterdir()]
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if "qemu-system" in words[0] and any(activity in word for activity in activities for word in words):
+            found.append(int(process.name))
+    return found
 
 
 def _offered(net: Net, backend: str) -> bool:

@@ -23,6 +23,7 @@ from golemp2p.runtimes.base import (
 from golemp2p.runtimes.docker.attach import AttachedStream
 from golemp2p.runtimes.docker.cgroups import Cgroup, cgroup_of
 from golemp2p.runtimes.docker.engine import Engine, EngineError
+from golemp2p.runtimes.docker.processes import tree_cpu_s
 from golemp2p.runtimes.docker.workvolume import IMAGE, drop_volume
 from golemp2p.runtimes.guest.session import GuestSession, RunLimits, open_session
 from golemp2p.runtimes.hostfiles import HostFiles
@@ -91,12 +92,13 @@ class DockerInstance:
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-        self._cgroup = cgroup_of(int(facts["State"]["Pid"]), container)
+        pid = int(facts["State"]["Pid"])
+        self._cgroup = cgroup_of(pid, container)
         upper = (facts.get("GraphDriver", {}).get("Data") or {}).get("UpperDir")
         if upper and await trio.Path(upper).is_dir():
             self._upper = Path(upper)
         if not self._cgroup.readable:
-            self._deployment.nursery.start_soon(self._sample)
+            self._deployment.nursery.start_soon(self._sample, pid)
         self._started.set()
 
     async def run(self, entry_point: str, args: Sequence[str], output: OutputSink) -> ExitStatus:
@@ -181,16 +183,20 @@ class DockerInstance:
             await trio.sleep(limits.GUEST_USAGE_POLL_S)
         stop.cancel()
 
-    async def _sample(self) -> None:
-        """For engines whose cgroups we cannot read (rootless, another machine): ask the engine now and then."""
+    async def _sample(self, pid: int) -> None:
+        """Without control groups that we can read: the processes if they are this machine's, else the engine's word."""
+        local = await trio.Path(f"/proc/{pid}/stat").exists()
         while not self._terminated:
-            try:
-                found = await self._machine.engine.stats(self._machine.container)
-            except EngineError:
-                return
-            cpu_s = found.get("cpu_stats", {}).get("cpu_usage", {}).get("total_usage", 0) / 1e9
-            memory = found.get("memory_stats", {})
-            peak = int(memory.get("max_usage") or memory.get("usage") or 0)
+            if local:
+                cpu_s, peak = await trio.to_thread.run_sync(tree_cpu_s, pid), 0
+            else:
+                try:
+                    found = await self._machine.engine.stats(self._machine.container)
+                except EngineError:
+                    return
+                cpu_s = found.get("cpu_stats", {}).get("cpu_usage", {}).get("total_usage", 0) / 1e9
+                memory = found.get("memory_stats", {})
+                peak = int(memory.get("max_usage") or memory.get("usage") or 0)
             past = self._sampled
             self._sampled = Usage(max(past.cpu_s, cpu_s), 0, max(past.memory_peak_bytes, peak), 0)
             await trio.sleep(limits.ENGINE_STATS_POLL_S)
