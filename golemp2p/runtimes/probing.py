@@ -18,8 +18,8 @@ from golemp2p.runtimes.base import Deployment, Probe, Runtime
 
 
 async def probe_by_running(runtime: Runtime, package: bytes, *command: str, steps: int = 0) -> Probe:
-    """Deploy ``package``, start it, run ``command`` three times: ``start_s`` is until the first run's end, ``run_s`` the
-    best of the others. A command that prints ``cpu_score=NUMBER`` (millions of xorshift steps a second) has that
+    """Deploy ``package``, start it, run ``command`` three times: ``start_s`` is until the first one's end, ``run_s``
+    the best of the others. A command that prints ``cpu_score=NUMBER`` (millions of xorshift steps a second) has that
     reported, too; for one that cannot print it, ``steps`` says how many it makes.
     """
     with tempfile.TemporaryDirectory(prefix="golemp2p-probe-") as directory:
