@@ -52,6 +52,8 @@ class ContentStorePort(Protocol):
 
     def lookup(self, alg: str, digest_hex: str, /) -> ContentPort | None: ...
 
+    async def add_file(self, source: Path, /, *, also: tuple[str, ...] = ()) -> ContentPort: ...
+
 
 class DataPort(Protocol):
     """golemp2p.net.data.DataService."""

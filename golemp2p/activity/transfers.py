@@ -25,7 +25,7 @@ from golemp2p.archives import check_format, pack, unpack
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.exescript import Transfer
 from golemp2p.core.ids import PeerId
-from golemp2p.errors import PolicyError, UsageError
+from golemp2p.errors import NotFoundError, PolicyError, UsageError
 from golemp2p.runtimes.base import GuestFiles
 
 OnProgress = Callable[[int, int], None]
@@ -93,12 +93,34 @@ class Transfers:
             found = self._content.lookup(package.alg, package.digest)
             if found is not None:
                 return found
-        found = await self._fetch(self._digest_of(package.url), on_progress, shared=True)
+        if _is_http(package.url):
+            found = await self._package_by_http(package, on_progress)
+        else:
+            found = await self._fetch(self._digest_of(package.url), on_progress, shared=True)
         if package.alg:
             actual = await trio.to_thread.run_sync(_hash_file, found.path, package.alg, abandon_on_cancel=True)
             if actual != package.digest:
                 raise UsageError(f"the package's {package.alg} is {actual}, the agreement says {package.digest}")
         return found
+
+    async def _package_by_http(self, package: Package, on_progress: OnProgress | None) -> ContentPort:
+        """The hash names the content, so the requestor may have it, too: its URL comes second."""
+        if not package.alg:
+            raise UsageError("a package from an http URL needs its hash", hint="hash:sha3:<hex>:<url>")
+        try:
+            return await self._data.fetch(
+                self._agreement.requestor,
+                package.alg,
+                package.digest,
+                max_bytes=self._max_bytes,
+                timeout_s=limits.TRANSFER_TIMEOUT_S,
+                on_progress=on_progress,
+                shared=True,
+            )
+        except NotFoundError:
+            async with self._staged() as staging:
+                path = await self._download(package.url, staging, on_progress)
+                return await self._content.add_file(path, also=(package.alg,))
 
     async def transfer(self, command: Transfer, files: GuestFiles, on_progress: OnProgress | None = None) -> None:
         """Obey a ``transfer``. With a ``format`` both ends are directories and what travels is an archive.

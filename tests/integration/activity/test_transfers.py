@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -185,3 +186,39 @@ async def test_a_server_that_is_not_there_is_a_network_error(pair: Pair, files: 
     mover = transfers(pair, tmp_path, "http://127.0.0.1:9/")
     with pytest.raises(NetworkError, match="broke"):
         await mover.transfer(Transfer("http://127.0.0.1:9/x", "container:/golem/work/x"), files)
+
+
+async def test_a_package_link_with_a_web_address_works_as_in_golem(pair: Pair, tmp_path: Path) -> None:
+    """hash:sha3:<hex>:<http url>: from the store, else from the requestor, else from the address if it is allowed."""
+    digest = hashlib.sha3_224(Web.data).hexdigest()
+    with web() as (url, server):
+        link = f"hash:sha3:{digest}:{url}/open/file"
+
+        def mover(package: str, *allowed: str) -> Transfers:
+            agreement = pair.provider.agreements[pair.agree(package)]
+            provider = pair.provider
+            return Transfers(
+                agreement, provider.content, provider.data, staging=tmp_path / "staging", http=HttpTransfers(allowed)
+            )
+
+        with pytest.raises(PolicyError, match="http_transfers"):
+            await mover(link).package()
+        assert server.asked == []
+        with pytest.raises(UsageError, match="the agreement says"):
+            await mover(f"hash:sha3:{'0' * 56}:{url}/open/file", url).package()
+        with pytest.raises(UsageError, match="needs its hash"):
+            await mover(f"{url}/open/file", url).package()
+        found = await mover(link, url).package()
+        assert await trio.Path(found.path).read_bytes() == Web.data
+        server.asked.clear()
+        await mover(link).package()  # it is in the store now
+        assert server.asked == []
+
+
+async def test_the_requestor_is_asked_before_the_web(pair: Pair, tmp_path: Path) -> None:
+    (tmp_path / "package").write_bytes(b"package")
+    await pair.requestor.content.add_file(tmp_path / "package", also=("sha3-224",))
+    agreement = pair.agree(f"hash:sha3:{hashlib.sha3_224(b'package').hexdigest()}:http://127.0.0.1:9/x")
+    provider = pair.provider
+    mover = Transfers(provider.agreements[agreement], provider.content, provider.data, staging=tmp_path / "staging")
+    assert await trio.Path((await mover.package()).path).read_bytes() == b"package"

@@ -31,6 +31,9 @@ class Store:
     def lookup(self, _alg: str, _digest: str) -> File | None:
         return self.held
 
+    async def add_file(self, _source: Path, *, also: tuple[str, ...] = ()) -> File:
+        raise AssertionError(also)
+
 
 class Data:
     def __init__(self, store: Store, takes_s: dict[PeerId, float]) -> None:
