@@ -45,6 +45,7 @@ listen = "127.0.0.1:7465"
 # rpc_url = "http://127.0.0.1:8545"
 
 [provider]
+runtimes = ["wasmtime"]   # and "vm" for container images: golemp2p runtime list says what this machine can run
 price_per_hour = 0.02     # GLM
 price_per_cpu_hour = 0.1
 max_activities = 2

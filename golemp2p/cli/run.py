@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    @app.command(epilog="Example: golemp2p run --provider --listen /ip4/0.0.0.0/tcp/11155 --subnet public")
+    @app.command(
+        epilog="Example: golemp2p run --provider --runtime wasmtime,vm --listen /ip4/0.0.0.0/tcp/11155 --subnet public"
+    )
     def run(
         data_dir: DataDir = None,
         password_file: PasswordFile = None,
         provider: Annotated[
             bool, typer.Option("--provider", help="Sell this machine: run the provider agent too.")
         ] = False,
+        runtimes: Annotated[
+            str | None, typer.Option("--runtime", help="What to sell, comma-separated (see golemp2p runtime list).")
+        ] = None,
         listen: Annotated[
             list[str] | None, typer.Option("--listen", help="Multiaddr to listen on; repeatable.")
         ] = None,
@@ -53,6 +58,7 @@ def add_to(app: typer.Typer) -> None:
             overrides: dict[str, dict[str, Any]] = {
                 "net": {name: value for name, value in net.items() if value},
                 "rest": {"listen": rest} if rest else {},
+                "provider": {"runtimes": [name.strip() for name in runtimes.split(",")]} if runtimes else {},
             }
             settings = load_settings(where.config, overrides)
             if provider and not settings.payment.networks:
