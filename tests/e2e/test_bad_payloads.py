@@ -79,7 +79,7 @@ async def test_a_transfer_that_cannot_be_says_why(net: Net, source: str, target:
     [
         ("hash:sha3:" + SCRATCH + ":gftp://{me}/" + SCRATCH, SCRATCH[:16]),
         ("hash:sha3:abc:gftp://{me}/x", "3 digits"),
-        ("hash:sha3:" + SCRATCH + ":http://127.0.0.1:1/x", "switched off"),
+        ("hash:sha3:" + SCRATCH + ":http://127.0.0.1:1/x", "not allowed by this provider"),
     ],
 )
 async def test_a_module_that_nobody_has_is_named(net: Net, package: str, words: str) -> None:
