@@ -19,6 +19,9 @@
         for row in golem.report():
             print(row.task, row.provider_name, row.seconds, row.price, row.transaction)
 
+**Payloads** are made by ``wasm`` (a program), ``vm`` (a container or VM image: a file or a link) and ``custom`` (for a
+third party's runtime). Scripts move files and whole directories; output comes live to ``on_output``.
+
 **The worker** is an async generator. It takes tasks from ``tasks``, yields scripts, and answers every task with
 ``task.accept(value)`` or ``task.reject(reason)`` before it takes the next. It runs once per provider; one activity
 (and its files) is used for all its tasks, so scripts should overwrite or name their files by task.
