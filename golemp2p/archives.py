@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import io
 import lzma
 import os
 import stat
@@ -18,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Final, Literal, cast
+from typing import IO, Final, Literal, Self, cast
 
 from golemp2p import limits
 from golemp2p.errors import UsageError
@@ -26,6 +27,9 @@ from golemp2p.errors import UsageError
 FORMATS: Final = ("tar", "tar.gz", "tar.bz2", "tar.xz", "zip")
 _BLOCK_BYTES: Final = 1024 * 1024
 _ZIP_LINK: Final = stat.S_IFLNK << 16
+_EXTENDED: Final = (*tarfile.GNU_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_MAX_GLOBALS: Final = 64  # git writes one
+_MAX_LINK_CHARS: Final = 4096  # as the kernel
 
 
 class ArchiveError(UsageError):
@@ -63,17 +67,78 @@ def unpack(
     out = _Unpacked(directory, max_bytes, max_files)
     with _mapped(archive.name):
         if form == "zip":
-            with zipfile.ZipFile(archive) as zipped:
+            with _Careful(archive) as file, zipfile.ZipFile(file) as zipped:
                 if len(zipped.infolist()) > max_files:
                     raise ArchiveError(f"the archive holds more than {max_files} files")
                 for info in zipped.infolist():
                     _zip_extract(zipped, info, out)
         else:
             # As a stream: the sizes of the headers alone never make us read ahead or seek.
-            with _stream(archive, "rb", form) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-                for member in tar:
+            with (
+                _stream(archive, "rb", form) as stream,
+                tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar,
+            ):
+                while (member := tar.next()) is not None:
                     _tar_extract(tar, member, out)
+                    tar.members.clear()  # type: ignore[attr-defined] # it would keep each, with all its attributes
+                    if len(tar.pax_headers) > _MAX_GLOBALS:
+                        raise ArchiveError(f"the archive has more than {_MAX_GLOBALS} global attributes")
         out.finish()
+
+
+class _Member(tarfile.TarInfo):
+    """tarfile reads extended headers and the maps of sparse files of any size into memory; this one refuses them."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        made = super().frombuf(buf, encoding, errors)
+        if made.type == tarfile.GNUTYPE_SPARSE:
+            raise ArchiveError("the archive holds a sparse file, which is not supported", hint="pack without --sparse")
+        extended = made.type in _EXTENDED or made.type not in tarfile.SUPPORTED_TYPES
+        if extended and made.type != tarfile.CONTTYPE and made.size > limits.MAX_ARCHIVE_HEADER_BYTES:
+            raise ArchiveError(
+                f"the archive has a header of {made.size} bytes", hint=f"at most {limits.MAX_ARCHIVE_HEADER_BYTES}"
+            )
+        return made
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise ArchiveError("the archive holds a sparse file, which is not supported", hint="pack without --sparse")
+
+
+class _Careful(io.FileIO):
+    """A zip file to read from: its directory, which zipfile reads at once and makes ten times as large, is bounded."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > limits.MAX_ZIP_DIRECTORY_BYTES:
+            raise ArchiveError(
+                f"the zip's directory has {size} bytes", hint=f"at most {limits.MAX_ZIP_DIRECTORY_BYTES}"
+            )
+        return super().read(size) or b""
+
+
+class _Xz:
+    """As lzma.LZMAFile, but the memory that a header may demand (up to 4 GiB) is bounded."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self._decoder = raw, self._new()
+
+    def _new(self) -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=limits.MAX_XZ_MEMORY_BYTES)
+
+    def read(self, size: int) -> bytes:
+        while True:
+            block = b""
+            if self._decoder.eof:  # streams may follow each other, with zeros between them
+                block = (self._decoder.unused_data or self._raw.read(_BLOCK_BYTES)).lstrip(b"\0")
+                if not block:
+                    return b""
+                self._decoder = self._new()
+            elif self._decoder.needs_input:
+                block = self._raw.read(_BLOCK_BYTES)
+                if not block:
+                    raise EOFError("it is cut off")
+            if data := self._decoder.decompress(block, size):
+                return data
 
 
 class _Unpacked:
@@ -102,11 +167,15 @@ class _Unpacked:
 
     def directory(self, name: str) -> None:
         if PurePosixPath(name) != PurePosixPath():
-            self._make(self._place(name))
+            path = self._place(name)
+            path.mkdir(exist_ok=True)
+            self._kept.add(path)
 
     def link(self, name: str, target: str) -> None:
         path = PurePosixPath(name)
         self._place(name)
+        if len(target) > _MAX_LINK_CHARS:
+            raise ArchiveError(f"the link {name[:200]!r} has a target of {len(target)} characters")
         if target.startswith("/") or _climbs(path.parent, target):
             raise ArchiveError(f"the link {name[:200]!r} leads out of the archive, to {target[:200]!r}")
         self._links[path] = target
@@ -121,9 +190,7 @@ class _Unpacked:
 
     def _place(self, name: str) -> Path:
         """Where ``name`` goes, its directory made."""
-        self._files += 1
-        if self._files > self._max_files:
-            raise ArchiveError(f"the archive holds more than {self._max_files} files")
+        self._count()
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\0" in name or ("\\" in name and os.sep == "\\"):
             raise ArchiveError(f"the archive holds the path {name[:200]!r}, which leads out of it")
@@ -134,10 +201,21 @@ class _Unpacked:
             self._make(path.parent)
         return path
 
+    def _count(self) -> None:
+        self._files += 1
+        if self._files > self._max_files:
+            raise ArchiveError(f"the archive holds more than {self._max_files} files")
+
     def _make(self, path: Path) -> None:
-        if path not in self._kept:
-            path.mkdir(parents=True, exist_ok=True)
-            self._kept.add(path)
+        """With all above it; each counts, for it takes its place on the disk."""
+        missing = []
+        while path != self._root and path not in self._kept:
+            missing.append(path)
+            path = path.parent
+        for directory in reversed(missing):
+            self._count()
+            directory.mkdir(exist_ok=True)
+            self._kept.add(directory)
 
 
 def _climbs(start: PurePosixPath, target: str) -> bool:
@@ -164,6 +242,8 @@ def _tar_extract(tar: tarfile.TarFile, member: tarfile.TarInfo, out: _Unpacked) 
 
 def _zip_extract(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, out: _Unpacked) -> None:
     mode = info.external_attr >> 16
+    if info.compress_type == zipfile.ZIP_LZMA:  # its header may demand gigabytes of memory
+        raise ArchiveError(f"{info.filename[:200]!r} is packed by lzma, which is not supported in a zip")
     if info.is_dir():
         out.directory(info.filename)
     elif stat.S_ISLNK(mode):
@@ -224,6 +304,9 @@ def _stream(path: Path, mode: Literal["rb", "wb"], form: str) -> Iterator[IO[byt
                 with bz2.BZ2File(raw, mode) as packed:
                     yield cast(IO[bytes], packed)
             case "tar.xz":
+                if mode == "rb":
+                    yield cast(IO[bytes], _Xz(raw))
+                    return
                 with lzma.LZMAFile(raw, mode) as squeezed:
                     yield cast(IO[bytes], squeezed)
             case _:

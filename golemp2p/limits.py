@@ -321,3 +321,8 @@ VM_MAKE_DISK_S: Final = 30.0  # 16 GiB, sparse, take 0.1 s
 VM_LAST_WORDS_S: Final = 0.5  # between the end of the agent's stream and that of qemu
 CONSOLE_CHUNKS: Final = 256
 CONSOLE_CHUNK_BYTES: Final = 1024
+
+# --- archives of strangers --------------------------------------------------------------------------------------------
+MAX_ARCHIVE_HEADER_BYTES: Final = 128 * 1024  # one long name or set of attributes; a chain of 300 is in memory at once
+MAX_ZIP_DIRECTORY_BYTES: Final = 16 * MIB  # 100,000 files with names of 100 characters; Python makes it 10 times that
+MAX_XZ_MEMORY_BYTES: Final = 128 * MIB  # xz -9 makes files that need 65 MiB
