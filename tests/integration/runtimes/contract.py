@@ -5,6 +5,7 @@ payloads are made; issue 3's runtimes reuse it as it is.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,10 @@ from typing import Protocol
 
 import pytest
 import trio
+import trio.testing
 
+from golemp2p.activity.disk import used_bytes
+from golemp2p.errors import UsageError
 from golemp2p.runtimes.base import (
     Deployment,
     EndReason,
@@ -23,6 +27,7 @@ from golemp2p.runtimes.base import (
     RuntimeFailureError,
     RuntimeInstance,
 )
+from golemp2p.runtimes.volumes import GuestPathError
 
 MIB = 1024 * 1024
 NO_LIMITS = Limits()
@@ -217,6 +222,108 @@ class RuntimeContract:
                     seen.append(instance.usage().cpu_s)
             assert seen == sorted(seen)
             assert seen[-1] > 0
+
+    async def test_usage_is_what_the_program_used(self, runtime: Runtime, payloads: Payloads, tmp_path: Path) -> None:
+        """A run that is ended at two CPU seconds has used two, whatever else the machine does."""
+        async with self.deployed(runtime, payloads.loop, tmp_path, Limits(cpu_s=2.0)) as instance:
+            before = instance.usage().cpu_s  # booting a machine takes its time, too
+            await self.run(instance, payloads.loop)
+            used = instance.usage()
+            assert 2.0 * 0.8 < used.cpu_s - before < 2.0 * 1.2
+            await instance.terminate()
+            assert instance.usage().cpu_s >= used.cpu_s  # what was used stays to be paid
+
+    async def test_files_go_in_and_come_out_as_they_were(
+        self, runtime: Runtime, payloads: Payloads, tmp_path: Path
+    ) -> None:
+        content = os.urandom(3 * MIB)
+        source = tmp_path / "source"
+        async with self.deployed(runtime, payloads.hello, tmp_path, volumes=("/data",)) as instance:
+            for path in ("/golem/work/deep/er/file", "/data/ä b:c"):
+                for data in (b"", content, content[:100]):  # each replaces the one before
+                    source.write_bytes(data)
+                    await instance.files.put(path, source)
+                    async with instance.files.reading(path, max_bytes=len(data)) as found:
+                        assert await trio.Path(found).read_bytes() == data
+                with pytest.raises(UsageError, match="99"):
+                    async with instance.files.reading(path, max_bytes=99):
+                        pass
+            status, _ = await self.run(instance, payloads.hello)
+            assert status.code == 0
+
+    async def test_paths_lead_to_files_in_volumes_and_nowhere_else(
+        self, runtime: Runtime, payloads: Payloads, tmp_path: Path
+    ) -> None:
+        source = tmp_path / "source"
+        source.write_bytes(b"x")
+        async with self.deployed(runtime, payloads.hello, tmp_path) as instance:
+            for path in (
+                "/etc/x",
+                "/golem/work/../x",
+                "/golem/work",
+                "/golem/workshop/x",
+                "relative",
+                "/golem/work/\0",
+            ):
+                with pytest.raises(GuestPathError):
+                    await instance.files.put(path, source)
+                with pytest.raises(GuestPathError):
+                    async with instance.files.reading(path, max_bytes=10):
+                        pass
+            with pytest.raises(GuestPathError, match="no-such"):
+                async with instance.files.reading("/golem/work/no-such", max_bytes=10):
+                    pass
+
+    async def test_directories_go_in_and_come_out_as_they_were(
+        self, runtime: Runtime, payloads: Payloads, tmp_path: Path
+    ) -> None:
+        tree, out = tmp_path / "tree", tmp_path / "out"
+        (tree / "deep" / "empty").mkdir(parents=True)
+        (tree / "deep" / "ä b").write_bytes(b"content")
+        (tree / "program").write_bytes(b"#!")
+        (tree / "program").chmod(0o755)
+        (tree / "link").symlink_to("deep/ä b")
+        async with self.deployed(runtime, payloads.hello, tmp_path) as instance:
+            await instance.files.put_tree("/golem/work/in", tree)
+            await instance.files.get_tree("/golem/work/in", out, max_bytes=100, max_files=10)
+            assert (out / "deep" / "empty").is_dir()
+            assert (out / "link").readlink() == Path("deep/ä b")
+            assert (out / "link").read_bytes() == b"content"
+            assert (out / "program").stat().st_mode & 0o777 == 0o755
+            for bounds in ({"max_bytes": 5, "max_files": 10}, {"max_bytes": 100, "max_files": 2}):
+                with pytest.raises(UsageError):
+                    await instance.files.get_tree("/golem/work/in", tmp_path / f"out{bounds}", **bounds)
+
+    async def test_what_is_put_counts_as_disk(self, runtime: Runtime, payloads: Payloads, tmp_path: Path) -> None:
+        source = tmp_path / "source"
+        source.write_bytes(os.urandom(8 * MIB))
+        async with self.deployed(runtime, payloads.hello, tmp_path, Limits(storage_bytes=64 * MIB)) as instance:
+            before = used_bytes(instance.disk, enough_bytes=2**40)
+            await instance.files.put("/golem/work/file", source)
+            await self.run(instance, payloads.hello)
+            with trio.fail_after(45):  # a guest's kernel may keep it in memory for a while
+                while not 8 * MIB <= used_bytes(instance.disk, enough_bytes=2**40) - before < 12 * MIB:  # noqa: ASYNC110
+                    await trio.sleep(0.1)
+
+    async def test_a_port_where_nobody_listens_is_refused_at_once(
+        self, runtime: Runtime, payloads: Payloads, tmp_path: Path
+    ) -> None:
+        async with self.deployed(runtime, payloads.hello, tmp_path) as instance:
+            with trio.fail_after(5), pytest.raises(RuntimeFailureError):
+                await instance.connect(4321)
+
+    async def test_what_lives_is_not_lost(self, runtime: Runtime, payloads: Payloads, tmp_path: Path) -> None:
+        reasons: list[str] = []
+        async with self.deployed(runtime, payloads.hello, tmp_path) as instance, trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                reasons.append(await instance.lost())
+
+            nursery.start_soon(listen)
+            await self.run(instance, payloads.hello)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not reasons
+            nursery.cancel_scope.cancel()
 
     async def test_a_broken_package_is_refused(self, runtime: Runtime, payloads: Payloads, tmp_path: Path) -> None:
         with pytest.raises(RuntimeFailureError):

@@ -225,6 +225,7 @@ NOT_FOR_ECHO: Final = {
     "test_a_memory_bomb_is_told_apart": "it takes no memory",
     "test_a_slow_reader_slows_the_program": "it measures CPU time of the payload",
     "test_usage_never_decreases": "it must grow there",
+    "test_usage_is_what_the_program_used": "it uses no CPU time",
 }
 CONTRACT: Final = {name: function for name, function in inspect.getmembers(RuntimeContract) if name.startswith("test_")}
 
