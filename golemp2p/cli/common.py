@@ -34,6 +34,7 @@ class ExitCode(IntEnum):
     NO_OFFERS = 6  # no provider matches the demand
     TIMEOUT = 124
     INTERRUPTED = 130
+    BROKEN_PIPE = 141  # nobody reads the output of `job run` any more
 
 
 def exit_code_of(error: errors.GolemError) -> ExitCode:

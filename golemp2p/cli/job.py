@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -202,7 +202,10 @@ def parse_size_gib(text: str, flag: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", text.strip().lower())
     if match is None or float(match[1]) <= 0:
         raise UsageError(f"{flag} {text!r} is no size", hint="for example 512m or 2g")
-    return float(match[1]) * _UNITS[match[2]]
+    size_gib = float(match[1]) * _UNITS[match[2]]
+    if size_gib < 1 / 1024:
+        raise UsageError(f"{flag} {text!r} is less than 1 MiB: nothing runs in that", hint="for example 512m or 2g")
+    return size_gib
 
 
 def _one_of(text: str | None, flag: str, known: tuple[str, ...]) -> str | None:
@@ -226,10 +229,14 @@ def check(order: Order) -> None:
         if not given.local.exists():
             raise NotFoundError(f"there is no file {given.local}")
     guests = [given.guest for given in order.inputs]
+    if climbing := [name for name in guests if ".." in Path(name).parts]:
+        raise UsageError(f"--input goes to {climbing[0]!r}", hint="name a GUEST without ..")
     if twice := sorted({name for name in guests if guests.count(name) > 1}):
         raise UsageError(f"two inputs have the same name: {', '.join(twice)}")
     if order.image is None and (order.isolation or order.backend):
         raise UsageError("--isolation and --backend are for --image")
+    if order.image is None and order.cpus is not None:
+        raise UsageError("--cpus is for --image", hint="a WASM program runs on one core")
     if order.image is not None and order.deterministic:
         raise UsageError("--deterministic is for WASM programs", hint="a container's results are not repeatable")
     _prepare_outputs(order)
@@ -325,6 +332,7 @@ async def _payload(order: Order) -> tuple[Payload, list[str]]:
             order.program,
             min_memory_gib=order.min_memory_gib,
             memory_gib=order.memory_gib,
+            storage_gib=order.storage_gib,
             deterministic=order.deterministic,
             env=order.env,
         )
@@ -372,11 +380,9 @@ async def _work(
 ) -> AsyncIterator[Script]:
     from golemp2p.sdk import CommandFailedError
 
-    def show(stream: str, data: bytes) -> None:
+    async def show(stream: str, data: bytes) -> None:
         progress.stop()
-        pipe = sys.stdout if stream == "stdout" else sys.stderr
-        pipe.buffer.write(data)
-        pipe.flush()
+        await _write(sys.stdout if stream == "stdout" else sys.stderr, data)
 
     async for task in tasks:
         progress.say(f"running at {context.provider_name}")
@@ -392,10 +398,31 @@ async def _work(
             download(wanted.guest, wanted.local)
             try:
                 yield script
-            except CommandFailedError as exc:
+            except CommandFailedError as exc:  # not there, or no file
                 order.missing.append(wanted.guest)
                 say(f"golemp2p: {exc.message}")
+            except UsageError as exc:  # it came, but cannot be kept here; the other results can
+                order.missing.append(wanted.guest)
+                say(f"golemp2p: {wanted.guest} is not kept: {exc.message}")
         task.accept(await done)
+
+
+async def _write(stream: TextIO, data: bytes) -> None:
+    """In a thread: while nobody reads our output, Ctrl-C and the timeout must still be heard.
+
+    Ends the command when nobody will ever read it (``job run … | head``), as SIGPIPE ends other programs.
+    """
+    import trio
+
+    left = memoryview(data)
+    while left:
+        try:
+            written = await trio.to_thread.run_sync(os.write, stream.fileno(), left, abandon_on_cancel=True)
+        except BrokenPipeError:
+            raise typer.Exit(ExitCode.BROKEN_PIPE) from None
+        except OSError as exc:
+            raise UsageError(f"cannot write the output: {exc.strerror}") from exc
+        left = left[written:]
 
 
 def _say_cost(golem: Golem) -> None:

@@ -49,6 +49,7 @@ async def wasm(
     *,
     min_memory_gib: float = 0.0,
     memory_gib: float | None = None,
+    storage_gib: float | None = None,
     deterministic: bool = False,
     constraints: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
@@ -64,7 +65,9 @@ async def wasm(
         raise UsageError(f"{name} is not a WebAssembly module", hint="WAT text must be compiled to .wasm first")
     if deterministic:  # what every such run has
         min_memory_gib = max(min_memory_gib, limits.DETERMINISTIC_MEMORY_BYTES / 1024**3)
-    clauses, demand = _machine(constraints, min_memory_gib=min_memory_gib, memory_gib=memory_gib)
+    clauses, demand = _machine(
+        constraints, min_memory_gib=min_memory_gib, memory_gib=memory_gib, storage_gib=storage_gib
+    )
     if deterministic:
         demand.append((DETERMINISTIC, True))
         clauses.append("(golem.runtime.capabilities=deterministic)")
@@ -83,8 +86,9 @@ async def vm(
     constraints: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
 ) -> Payload:
-    """A container or VM image: a file (OCI or docker archive, .gvmi) or a link ``hash:sha3:<hex>:<url>``.
+    """A container or VM image: a file (OCI or docker archive, .gvmi) or a link.
 
+    A link is ``hash:sha3:<hex>:<url>``, or ``docker://NAME@sha256:…`` for providers that pull that image.
     ``memory_gib``, ``cpus`` and ``storage_gib`` are what it needs and no more than what it gets. ``isolation`` and
     ``backend`` are demanded of the provider. Raises UsageError.
     """
@@ -99,6 +103,10 @@ async def vm(
     )
     if isolation is not None:
         clauses.append(f"(golem.!exp.golemp2p.isolation={isolation})")
+    if str(source).startswith("docker://"):
+        if not re.search(r"@sha256:[0-9a-f]{64}$", str(source)):
+            raise UsageError(f"{str(source)[:200]!r} names no digest", hint="docker://NAME@sha256:…")
+        clauses.append("(golem.runtime.capabilities=pull)")
     if backend is not None:
         clauses.append(f"(golem.!exp.golemp2p.backend={backend})")
     return Payload("vm", source, tuple(clauses), tuple((env or {}).items()), tuple(demand))

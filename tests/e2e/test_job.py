@@ -13,7 +13,7 @@ import pytest
 import wasmtime
 
 from tests.e2e.net import GOLEMP2P, Net, environment
-from tests.integration.runtimes.wats import ECHO, HELLO, LOOP, TICK_LOOP, TRAP
+from tests.integration.runtimes.wats import ECHO, FLOOD, HELLO, LOOP, TICK_LOOP, TRAP
 
 SAY_AND_FAIL = bytes(
     wasmtime.wat2wasm(
@@ -41,6 +41,7 @@ def programs(tmp_path: Path) -> Path:
         ("loop", LOOP),
         ("tick", TICK_LOOP),
         ("trap", TRAP),
+        ("flood", FLOOD),
     ):
         (tmp_path / f"{name}.wasm").write_bytes(program)
     return tmp_path
@@ -129,3 +130,27 @@ def test_ctrl_c_cleans_up_and_pays(net: Net, programs: Path) -> None:
     invoices = json.loads(net.requestor.command("payment", "invoices", "--json").stdout)
     ours = [invoice for invoice in invoices if agreement in json.dumps(invoice)]
     assert [invoice["status"] in ("ACCEPTED", "SETTLED") for invoice in ours] == [True]
+
+
+def test_a_reader_that_leaves_ends_the_job_without_a_traceback(net: Net, programs: Path) -> None:
+    line, env = command(net, "flood.wasm")
+    process = subprocess.Popen(line, env=env, cwd=programs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.read(10)
+    process.stdout.close()  # `job run … | head -c 10`
+    assert process.wait(timeout=30) == 141
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    process.stderr.close()
+    assert "Traceback" not in said
+    assert "cost: 0." in said
+
+
+def test_ctrl_c_is_heard_while_nobody_reads(net: Net, programs: Path) -> None:
+    line, env = command(net, "flood.wasm")
+    process = subprocess.Popen(line, env=env, cwd=programs, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    assert process.stdout.read(10)  # it runs; the pipe is full at once
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    process.stdout.close()

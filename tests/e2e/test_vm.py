@@ -89,6 +89,18 @@ def test_files_and_directories_go_in_and_come_back(vm_net: Net, busybox: Path, b
     assert (tmp_path / "both.txt").read_text() == "a\nb\n"
 
 
+def test_a_result_that_cannot_be_kept_costs_neither_the_others_nor_the_exit_code(
+    vm_net: Net, busybox: Path, tmp_path: Path
+) -> None:
+    done = job(
+        vm_net, busybox, "--backend", "docker", "--output", f"bad/:{tmp_path}/bad", "--output", f"good:{tmp_path}/good",
+        "--", "sh", "-c", "mkdir bad; ln -s /etc/passwd bad/out; echo done > good; exit 7",
+    )  # fmt: skip
+    assert done.returncode == 7, done.stderr
+    assert "bad is not kept: the link 'out' leads out" in done.stderr
+    assert (tmp_path / "good").read_text() == "done\n"
+
+
 def _images() -> list[str]:
     """Debian's, and Golem's own alpine.gvmi where somebody says where it is (it is in no package registry)."""
     return ["debian", *(["alpine"] if "GOLEMP2P_ALPINE_GVMI" in os.environ else [])]

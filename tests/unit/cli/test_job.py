@@ -67,7 +67,21 @@ def test_sizes_are_written_as_docker_writes_them(text: str, gib: float) -> None:
     assert parse_size_gib(text, "--memory") == gib
 
 
-@pytest.mark.parametrize("text", ["", "lots", "-1g", "0", "1x", "1gg"])
+@pytest.mark.parametrize("text", ["", "lots", "-1g", "0", "1x", "1gg", "1", "900k"])
 def test_other_sizes_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--memory"):
         parse_size_gib(text, "--memory")
+
+
+def test_a_flag_that_would_do_nothing_is_refused(tmp_path: Path) -> None:
+    wanted = order(tmp_path)
+    wanted.cpus = 0.5
+    with pytest.raises(UsageError, match="--cpus"):
+        check(wanted)
+
+
+def test_inputs_stay_in_the_working_directory(tmp_path: Path) -> None:
+    wanted = order(tmp_path)
+    wanted.inputs = [parse_input(f"{tmp_path}/..")]
+    with pytest.raises(UsageError, match="--input"):
+        check(wanted)
