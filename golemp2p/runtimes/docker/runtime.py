@@ -138,7 +138,7 @@ class DockerRuntime:
             command=["serve"],
             hostname=deployment.hostname or "golem",
             user=self._settings.run_as or config.get("User") or "",
-            working_dir="/",
+            working_dir=config.get("WorkingDir") or "/",  # made by the engine where the image has it not
             environment={},
             stdin_open=True,
             labels={LABEL: self._owner, "golemp2p.activity": deployment.activity_id},

@@ -13,6 +13,7 @@ import docker
 import pytest
 import trio
 
+from golemp2p.images.build import BuildOptions, build_image
 from golemp2p.runtimes.base import EndReason, Limits, RuntimeFailureError
 from golemp2p.runtimes.docker.runtime import DockerRuntime, DockerSettings
 from tests.e2e.net import wait_until
@@ -174,6 +175,17 @@ class TestDocker(RuntimeContract):
             with pytest.raises(RuntimeFailureError.__mro__[1], match="leads out"):
                 async with instance.files.reading("/golem/work/leak", max_bytes=10_000):
                     pass
+
+    async def test_a_working_directory_that_the_image_names_and_does_not_hold_is_made(
+        self, runtime: DockerRuntime, tmp_path: Path
+    ) -> None:
+        """As docker run does, whoever the image's user is."""
+        make_rootfs(tmp_path / "root")
+        build_image(str(tmp_path / "root"), tmp_path / "image", BuildOptions(workdir="/not/there", user="nobody"))
+        payload = Payload((tmp_path / "image").read_bytes(), "sh", ("-c", "pwd; id -u"))
+        async with self.deployed(runtime, payload, tmp_path) as instance:
+            _, output = await self.run(instance, payload)
+            assert bytes(output.stdout) == b"/not/there\n65534\n"
 
     async def test_a_port_of_the_payload_can_be_reached(
         self, runtime: DockerRuntime, payloads: BusyboxPayloads, tmp_path: Path
