@@ -120,6 +120,7 @@ MAX_COMPILED_BYTES: Final = 1024 * MIB
 MODULE_CACHE_BYTES: Final = 4_096 * MIB
 PROBE_TIMEOUT_S: Final = 60.0  # trying a runtime out; a TCG boot takes 2 s
 ENGINE_CALL_TIMEOUT_S: Final = 60.0  # one call of a container engine; starting a container takes 0.3 s
+ENGINE_REMOVE_TIMEOUT_S: Final = 20.0  # of a container; who destroys an activity waits 30 s
 ENGINE_CALLS_AT_ONCE: Final = 16  # worker threads per engine
 ENGINE_STATS_POLL_S: Final = 2.0
 IMAGE_LOAD_TIMEOUT_S: Final = 900.0
@@ -319,8 +320,7 @@ VM_MIN_DISK_BYTES: Final = 16 * MIB
 VM_DISK_SLACK_BYTES: Final = 1 * MIB  # the host file system's own blocks for a file of this size
 VM_MAKE_DISK_S: Final = 30.0  # 16 GiB, sparse, take 0.1 s
 VM_LAST_WORDS_S: Final = 0.5  # between the end of the agent's stream and that of qemu
-CONSOLE_CHUNKS: Final = 256
-CONSOLE_CHUNK_BYTES: Final = 1024
+CONSOLE_BYTES: Final = 64 * 1024  # of a machine's last words; a panic has 5 kB
 
 # --- archives of strangers --------------------------------------------------------------------------------------------
 MAX_ARCHIVE_HEADER_BYTES: Final = 128 * 1024  # one long name or set of attributes; a chain of 300 is in memory at once

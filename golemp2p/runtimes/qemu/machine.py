@@ -13,7 +13,6 @@ import os
 import shutil
 import socket
 import subprocess
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +68,7 @@ class Machine:
     def __init__(self, child: Child, stream: trio.SocketStream) -> None:
         self.child = child
         self.stream = stream
-        self._said: deque[bytes] = deque(maxlen=limits.CONSOLE_CHUNKS)
+        self._said = bytearray()
         self._peak_bytes = 0
         self.heard = trio.Event()  # everything that it said before it ended
 
@@ -77,7 +76,8 @@ class Machine:
         """Read the console and qemu's own words until it ends, keeping the last of them."""
 
         async def keep(chunk: bytes) -> None:
-            self._said.append(chunk[-limits.CONSOLE_CHUNK_BYTES :])
+            self._said.extend(chunk)  # a serial port may bring one byte at a time
+            del self._said[: -limits.CONSOLE_BYTES]
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.child.pump_stdout, keep)
@@ -86,7 +86,7 @@ class Machine:
 
     def last_words(self) -> str:
         """What the console says last, for people: of a kernel panic its reason, else the last two lines."""
-        text = b"".join(self._said).decode(errors="replace")
+        text = self._said.decode(errors="replace")
         lines = ["".join(c for c in line if c.isprintable()).strip() for line in text.splitlines()]
         telling = [line for line in lines if any(word in line for word in _TELLING)]
         return " / ".join((telling or [line for line in lines if line])[-2:])[-400:]
