@@ -33,6 +33,13 @@ class Cgroup:
     def readable(self) -> bool:
         return bool(self._groups)
 
+    def processes(self) -> list[int]:
+        """Pids, as this host has them."""
+        for group in self._groups.values():
+            with contextlib.suppress(OSError):
+                return [int(line) for line in (group / "cgroup.procs").read_text().split()]
+        return []
+
     def counters(self) -> Counters:
         """Never lower than before; the last ones when the group is gone."""
         groups, last = self._groups, self._last

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -108,28 +109,41 @@ class Engine:
         with contextlib.suppress(EngineError):  # in use, or gone already
             await self.call(lambda api: api.remove_image(name))
 
-    async def pull(self, reference: str) -> Mapping[str, Any]:
-        """A registry reference with its digest."""
+    async def pull(self, reference: str, repository: str, tag: str) -> Mapping[str, Any]:
+        """A registry reference with its digest; ``repository:tag`` is its name, too, by which it is found again."""
 
         def pull(api: Any) -> Mapping[str, Any]:
-            repository, _, digest = reference.partition("@")
-            for line in api.pull(repository, tag=digest, stream=True, decode=True):
+            place, _, digest = reference.partition("@")
+            for line in api.pull(place, tag=digest, stream=True, decode=True):
                 if "error" in line:
                     raise docker.errors.APIError(str(line["error"]))
+            api.tag(reference, repository, tag)
             found: Mapping[str, Any] = api.inspect_image(reference)
             return found
 
         return await self.call(pull, timeout_s=limits.IMAGE_LOAD_TIMEOUT_S)
 
     async def create(self, **config: Any) -> str:
-        """A container's id; arguments as of APIClient.create_container, ``host`` as of create_host_config."""
+        """A container's id; arguments as of APIClient.create_container, ``host`` as of create_host_config.
+
+        Cancelled or too late, the container is removed as soon as the engine has made it: nobody would know its id.
+        """
         host = config.pop("host")
+        order = _Order()
 
         def create(api: Any) -> str:
-            made = api.create_container(host_config=api.create_host_config(**host), **config)
-            return str(made["Id"])
+            container = str(api.create_container(host_config=api.create_host_config(**host), **config)["Id"])
+            if not order.delivered(container):
+                api.remove_container(container, force=True, v=True)
+            return container
 
-        return await self.call(create)
+        try:
+            return await self.call(create)
+        except BaseException:
+            if (container := order.give_up()) is not None:
+                with trio.CancelScope(shield=True), contextlib.suppress(EngineError):
+                    await self.remove(container)
+            raise
 
     async def attach(self, container: str) -> socket.socket:
         """A raw connection to the stdin, stdout and stderr of a container that is not started yet."""
@@ -156,14 +170,39 @@ class Engine:
             with contextlib.suppress(docker.errors.NotFound):
                 api.remove_container(container, force=True, v=True)
 
-        await self.call(remove)
+        await self.call(remove, timeout_s=limits.ENGINE_REMOVE_TIMEOUT_S)
 
     async def containers(self, label: str) -> Sequence[str]:
+        return [container for container, _ in await self.labelled(label)]
+
+    async def labelled(self, label: str) -> Sequence[tuple[str, Mapping[str, str]]]:
+        """Containers of that label, in whatever state, with all their labels."""
         found = await self.call(lambda api: api.containers(all=True, filters={"label": label}))
-        return [str(one["Id"]) for one in found]
+        return [(str(one["Id"]), one.get("Labels") or {}) for one in found]
 
     async def stats(self, container: str) -> Mapping[str, Any]:
         return await self.call(lambda api: api.stats(container, stream=False, one_shot=True))
+
+
+class _Order:
+    """Between a thread that makes something and a task that may not wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: str | None = None
+        self._unwanted = False
+
+    def delivered(self, made: str) -> bool:
+        """In the thread: here it is; whether anybody still wants it."""
+        with self._lock:
+            self._made = made
+            return not self._unwanted
+
+    def give_up(self) -> str | None:
+        """In the task: what was made already, which is the task's to remove; else the thread will."""
+        with self._lock:
+            self._unwanted = True
+            return self._made
 
 
 def _short(exc: BaseException) -> str:

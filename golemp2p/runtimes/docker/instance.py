@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from golemp2p.runtimes.base import (
 from golemp2p.runtimes.docker.attach import AttachedStream
 from golemp2p.runtimes.docker.cgroups import Cgroup, cgroup_of
 from golemp2p.runtimes.docker.engine import Engine, EngineError
-from golemp2p.runtimes.docker.processes import tree_cpu_s
+from golemp2p.runtimes.docker.processes import TooManyOpenFilesError, deleted_bytes, tree_cpu_s
 from golemp2p.runtimes.docker.workvolume import IMAGE, drop_volume
 from golemp2p.runtimes.guest.session import GuestSession, RunLimits, open_session
 from golemp2p.runtimes.hostfiles import HostFiles
@@ -54,7 +55,10 @@ class Machine:
 
 
 class DockerInstance:
-    def __init__(self, deployment: Deployment, machine: Machine) -> None:
+    """``ended`` is told at the end whether the container is removed."""
+
+    def __init__(self, deployment: Deployment, machine: Machine, ended: Callable[[bool], None]) -> None:
+        self._ended = ended
         self._deployment = deployment
         self._machine = machine
         self._files = HostFiles(machine.volumes)
@@ -64,6 +68,7 @@ class DockerInstance:
         self._started = trio.Event()
         self._terminated = False
         self._sampled = Usage()
+        self._overdrawn = ""  # what it took too much of
 
     @property
     def files(self) -> HostFiles:
@@ -99,6 +104,8 @@ class DockerInstance:
             self._upper = Path(upper)
         if not self._cgroup.readable:
             self._deployment.nursery.start_soon(self._sample, pid)
+        elif self._upper is not None:
+            self._deployment.nursery.start_soon(self._watch_deleted, pid, self._session)
         self._started.set()
 
     async def run(self, entry_point: str, args: Sequence[str], output: OutputSink) -> ExitStatus:
@@ -144,6 +151,8 @@ class DockerInstance:
     async def lost(self) -> str:
         await self._started.wait()
         why = await self._alive().lost()
+        if self._overdrawn:
+            return self._overdrawn
         try:
             state = (await self._machine.engine.inspect(self._machine.container))["State"]
         except EngineError as exc:
@@ -167,8 +176,11 @@ class DockerInstance:
         self.usage()  # the counters go with the container
         try:
             await self._machine.engine.remove(self._machine.container)
-        except EngineError as exc:  # a restarted node finds it by its label
+            removed = True
+        except EngineError as exc:  # it is found by its label, later
+            removed = False
             log.warning("container_not_removed", container=self._machine.container[:12], error=str(exc))
+        self._ended(removed)
         if self._session is not None:
             await self._session.aclose()
         await trio.to_thread.run_sync(drop_volume, self._deployment.work_dir)
@@ -182,6 +194,25 @@ class DockerInstance:
         while self.usage().cpu_s < until_s:  # noqa: ASYNC110 - the kernel's counter has no event
             await trio.sleep(limits.GUEST_USAGE_POLL_S)
         stop.cancel()
+
+    async def _watch_deleted(self, pid: int, session: GuestSession) -> None:
+        """End it when files that it deleted and still holds open take more than its disk: no directory shows them."""
+        most_bytes = self._deployment.limits.storage_bytes or limits.DEFAULT_ACTIVITY_DISK_BYTES
+        while not self._terminated and not session.is_lost:
+            await trio.sleep(limits.DISK_POLL_S)
+            look = partial(deleted_bytes, self._cgroup.processes(), pid)
+            try:
+                found = await trio.to_thread.run_sync(look)
+            except TooManyOpenFilesError as exc:
+                self._overdrawn = f"the payload has {exc}"
+            else:
+                if found <= most_bytes:
+                    continue
+                self._overdrawn = (
+                    f"the payload held {found // limits.MIB} MiB in deleted files, more than the "
+                    f"{most_bytes // limits.MIB} MiB of disk that the offer has"
+                )
+            session.lose(self._overdrawn)
 
     async def _sample(self, pid: int) -> None:
         """Without control groups that we can read: the processes if they are this machine's, else the engine's word."""

@@ -9,10 +9,17 @@ node dies the agent's stdin closes, it leaves, and the container ends with it.
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+import posixpath
 import re
 import resource
-from collections.abc import Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,13 +32,14 @@ from golemp2p.runtimes.base import Deployment, Probe, RuntimeFailureError
 from golemp2p.runtimes.docker.engine import Engine, EngineError, find_engine
 from golemp2p.runtimes.docker.instance import WORK, DockerInstance, Machine
 from golemp2p.runtimes.docker.trial import trial_image
-from golemp2p.runtimes.docker.workvolume import drop_all, make_volume
+from golemp2p.runtimes.docker.workvolume import drop_all, drop_volume, make_volume
 from golemp2p.runtimes.guest.build import agent_binary
 from golemp2p.runtimes.probing import probe_by_running
 
 log = structlog.get_logger(__name__)
 
 LABEL: Final = "golemp2p.node"
+ACTIVITY: Final = "golemp2p.activity"
 AGENT: Final = "/.golemp2p-agent"
 REPOSITORY: Final = "golemp2p/image"
 INSTALL: Final = "install Docker (Debian: apt install docker.io) or podman, or set vm.engine to where it listens"
@@ -63,7 +71,11 @@ class DockerRuntime:
         self._owner = hashlib.sha256(str(work_root.resolve()).encode()).hexdigest()[:24]
         self._engine: Engine | None = None
         self._loading: dict[str, trio.Lock] = {}
-        self._mounts = True  # whether volumes can have a file system of their own; tried once
+        self._mounts = True  # whether volumes can have a file system of their own; root may try again and again
+        self._alive: set[str] = set()  # activities
+        self._stale = False  # something of ours may be left at the engine
+        self._wanted: Counter[str] = Counter()  # images that are to be a container's soon
+        self._used: dict[str, float] = {}  # when an image of ours was wanted last
 
     @property
     def id(self) -> str:
@@ -112,24 +124,52 @@ class DockerRuntime:
         await trio.to_thread.run_sync(drop_all, self._work_root)
         try:
             engine = self._find()
-            for container in await engine.containers(f"{LABEL}={self._owner}"):
-                log.warning("container_left_behind", container=container[:12])
-                await engine.remove(container)
+            await self._sweep(engine)
             await self._evict(engine)
         except RuntimeFailureError as exc:  # no engine now: there is nothing left running either
+            self._stale = True
             log.info("engine_not_cleaned", error=str(exc))
+
+    async def _sweep(self, engine: Engine, spared: Collection[str] = ()) -> None:
+        """Remove our containers but those of the activities ``spared``."""
+        for container, labels in await engine.labelled(f"{LABEL}={self._owner}"):
+            if labels.get(ACTIVITY) not in spared:
+                log.warning("container_left_behind", container=container[:12])
+                await engine.remove(container)
+        self._stale = False
 
     async def deploy(self, deployment: Deployment) -> DockerInstance:
         if deployment.deterministic:
             raise RuntimeFailureError("a container's results are not repeatable", hint="use runtime wasmtime")
         engine = self._find()
+        self._alive.add(deployment.activity_id)
+        try:
+            if self._stale:
+                await self._sweep(engine, self._alive)
+            return await self._deploy(engine, deployment)
+        except BaseException:  # cancellation above all: there is no instance that could be terminated
+            self._alive.discard(deployment.activity_id)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(drop_volume, deployment.work_dir)
+            raise
+
+    def _ended(self, activity_id: str, removed: bool) -> None:
+        self._alive.discard(activity_id)
+        self._stale = self._stale or not removed
+
+    async def _deploy(self, engine: Engine, deployment: Deployment) -> DockerInstance:
         agent = await trio.to_thread.run_sync(agent_binary, self._cache_dir)
-        image = await self._image(engine, deployment)
+        async with self._image(engine, deployment) as image:
+            return await self._contain(engine, deployment, image, agent)
+
+    async def _contain(
+        self, engine: Engine, deployment: Deployment, image: Mapping[str, Any], agent: Path
+    ) -> DockerInstance:
         config = image["Config"] or {}
         # The agent is run by the container's user, which need not be ours.
         shared = deployment.work_dir / "agent"
         await trio.to_thread.run_sync(_copy_agent, agent, shared)
-        volumes = await self._volumes(deployment, [WORK, *(config.get("Volumes") or {}), *deployment.volumes])
+        volumes = await self._volumes(deployment, [*_image_volumes(config), *deployment.volumes])
         binds = {str(host): {"bind": guest, "mode": "rw"} for guest, host in volumes.items()}
         binds[str(shared)] = {"bind": AGENT, "mode": "ro"}
         container = await engine.create(
@@ -141,14 +181,14 @@ class DockerRuntime:
             working_dir=config.get("WorkingDir") or "/",  # made by the engine where the image has it not
             environment={},
             stdin_open=True,
-            labels={LABEL: self._owner, "golemp2p.activity": deployment.activity_id},
+            labels={LABEL: self._owner, ACTIVITY: deployment.activity_id},
             healthcheck={"test": ["NONE"]},
             stop_signal="SIGKILL",
             host=self._host_config(deployment, binds),
         )
         env = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
         machine = Machine(engine, container, volumes, env, config.get("WorkingDir") or WORK)
-        return DockerInstance(deployment, machine)
+        return DockerInstance(deployment, machine, partial(self._ended, deployment.activity_id))
 
     def _host_config(self, deployment: Deployment, binds: Mapping[str, Any]) -> dict[str, Any]:
         """Hardened: no network, no capability, no new privilege, the engine's seccomp profile, bounded everything."""
@@ -184,50 +224,83 @@ class DockerRuntime:
             try:
                 await trio.to_thread.run_sync(make_volume, deployment.work_dir, size_bytes)
             except RuntimeFailureError as exc:
-                self._mounts = False
+                self._mounts = os.geteuid() == 0
                 log.info("volumes_without_quota", error=str(exc), hint="only the once-a-second disk watch bounds them")
         return await trio.to_thread.run_sync(_make_directories, root, tuple(dict.fromkeys(guests)))
 
-    async def _image(self, engine: Engine, deployment: Deployment) -> Mapping[str, Any]:
-        """The package as an image of the engine: converted and loaded once, known by the package's hash."""
-        if deployment.reference:
-            return await self._pull(engine, deployment.reference)
-        name = f"{REPOSITORY}:{deployment.package_sha256}"
+    @asynccontextmanager
+    async def _image(self, engine: Engine, deployment: Deployment) -> AsyncIterator[Mapping[str, Any]]:
+        """The package as an image of the engine: converted and loaded once, known by the package's hash. It stays at
+        least for as long as we are inside.
+        """
+        pulled = deployment.reference
+        tag = f"pulled-{pulled.rpartition(':')[2]}" if pulled else deployment.package_sha256
+        name = f"{REPOSITORY}:{tag}"
+        self._wanted[name] += 1
         lock = self._loading.setdefault(name, trio.Lock())
-        async with lock:
-            found = await engine.image(name)
-            if found is None:
-                archive = deployment.work_dir / "image.tar"
-                if deployment.progress is not None:
-                    await deployment.progress("loading the image", 0, None, "")
-                try:
-                    await convert_image(deployment.package, archive, to="docker-archive", name=name)
-                except ImageError as exc:
-                    raise RuntimeFailureError(exc.message, hint=exc.hint) from None
-                found = await engine.load(archive, name)
-                await trio.to_thread.run_sync(archive.unlink)
-                log.info("image_loaded", name=name, id=found["Id"])
-        self._loading.pop(name, None)
+        try:
+            async with lock:
+                if pulled:
+                    found = await self._pull(engine, pulled, tag)
+                else:
+                    found = await engine.image(name) or await self._load(engine, deployment, name)
+            self._used[name] = time.time()
+            yield found
+        finally:
+            self._wanted[name] -= 1
+            if not self._wanted[name]:
+                del self._wanted[name], self._loading[name]
+
+    async def _load(self, engine: Engine, deployment: Deployment, name: str) -> Mapping[str, Any]:
+        archive = deployment.work_dir / "image.tar"
+        if deployment.progress is not None:
+            await deployment.progress("loading the image", 0, None, "")
+        try:
+            await convert_image(deployment.package, archive, to="docker-archive", name=name)
+        except ImageError as exc:
+            raise RuntimeFailureError(exc.message, hint=exc.hint) from None
+        found = await engine.load(archive, name)
+        await trio.to_thread.run_sync(archive.unlink)
+        log.info("image_loaded", name=name, id=found["Id"])
+        await self._evict(engine)
         return found
 
-    async def _pull(self, engine: Engine, reference: str) -> Mapping[str, Any]:
+    async def _pull(self, engine: Engine, reference: str, tag: str) -> Mapping[str, Any]:
         if not re.fullmatch(r"[A-Za-z0-9._:/-]{1,200}@sha256:[0-9a-f]{64}", reference):
             raise RuntimeFailureError(f"image reference {reference[:200]!r} names no digest", hint="NAME@sha256:…")
         if not any(reference.startswith(prefix) for prefix in self._settings.pull):
             raise RuntimeFailureError(
                 f"this provider does not pull {reference[:200]!r}", hint="its owner allows prefixes with vm.pull"
             )
-        return await engine.image(reference) or await engine.pull(reference)
+        found = await engine.image(reference)
+        if found is None:
+            found = await engine.pull(reference, REPOSITORY, tag)
+            await self._evict(engine)
+        return found
 
     async def _evict(self, engine: Engine) -> None:
-        """Images of ours beyond the budget, the oldest first; one in use stays by itself."""
-        images = sorted(await engine.images(REPOSITORY), key=lambda image: int(image["Created"]), reverse=True)
+        """Images of ours beyond the budget, the longest unused first; one that is a container's stays by itself.
+
+        The engine does not tell when one was loaded, and its own time is what its maker wrote: those of before our
+        start go first.
+        """
+        images = [
+            (math.inf if name in self._wanted else self._used.get(name, 0.0), name, image)
+            for image in await engine.images(REPOSITORY)
+            for name in image["RepoTags"] or ()
+            if name.startswith(f"{REPOSITORY}:")
+        ]
         total_bytes = 0
-        for image in images:
+        for _, name, image in sorted(images, key=lambda one: one[0], reverse=True):
             total_bytes += int(image["Size"])
-            if total_bytes > limits.IMAGE_CACHE_BYTES:
-                for tag in image["RepoTags"] or ():
-                    await engine.remove_image(tag)
+            if total_bytes > limits.IMAGE_CACHE_BYTES and name not in self._wanted:
+                log.info("image_evicted", name=name, bytes=image["Size"])
+                await engine.remove_image(name)
+                self._used.pop(name, None)
+                pulled = name.partition(":pulled-")[2]
+                for reference in image.get("RepoDigests") or ():
+                    if pulled and reference.endswith(f"@sha256:{pulled}"):  # the name that pulling gave it
+                        await engine.remove_image(reference)
 
     def _find(self) -> Engine:
         if self._engine is None:
@@ -253,6 +326,21 @@ def _ulimits(file_bytes: int) -> list[dict[str, Any]]:
         "core": 0,
     }
     return [{"Name": name, "Soft": value, "Hard": value} for name, value in wanted.items()]
+
+
+def _image_volumes(config: Mapping[str, Any]) -> list[str]:
+    """WORK and what the image wants, as plain absolute paths. Raises RuntimeFailureError for what cannot be.
+
+    None may be left to the engine: it would make a directory of its own for it, without any limit of size.
+    """
+    wanted = list(config.get("Volumes") or {})
+    if len(wanted) > limits.MAX_VOLUMES:
+        raise RuntimeFailureError(f"the image has {len(wanted)} volumes", hint=f"at most {limits.MAX_VOLUMES}")
+    for path in wanted:
+        parts = path.split("/")
+        if not path.startswith("/") or ".." in parts or ":" in path or not any(part not in ("", ".") for part in parts):
+            raise RuntimeFailureError(f"the image wants the volume {path[:200]!r}, which is no plain absolute path")
+    return [WORK, *("/" + posixpath.normpath(path).lstrip("/") for path in wanted)]
 
 
 def _make_directories(root: Path, guests: Sequence[str]) -> dict[str, Path]:
