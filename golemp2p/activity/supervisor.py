@@ -210,7 +210,7 @@ class Supervisor:
             except TooManyFilesError as exc:
                 self.end(f"the payload made {exc}")
                 return
-            self._disk_bytes = max(self._disk_bytes, found)
+            self._disk_bytes = max(self._disk_bytes, min(found, most_bytes))  # more was not sold
             if found > most_bytes:
                 self.end(f"the payload used more than {most_bytes / GIB:.4g} GiB of disk, what the offer has")
                 return

@@ -171,7 +171,7 @@ class Hiring:
     def _consider(self, proposal: Proposal) -> None:
         price = LinearPrice.of(proposal.properties)
         if price is None:
-            self.problems[proposal.issuer_id] = "its price is not linear in time"
+            self.problems[proposal.issuer_id] = "what it will cost cannot be foreseen"
             return
         terms = self._terms
         dear = terms.max_price_per_hour is not None and price.per_hour > terms.max_price_per_hour

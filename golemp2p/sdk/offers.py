@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 from golemp2p import limits
 from golemp2p.core.money import Amount, linear_cost
@@ -14,6 +14,10 @@ from golemp2p.wire.rest.node import OfferVerdict
 
 DURATION: Final = "golem.usage.duration_sec"
 CPU: Final = "golem.usage.cpu_sec"
+STORAGE: Final = "golem.usage.storage_gib"
+FUEL: Final = "golem.usage.fuel"
+MAX_GFUEL_PER_CPU_S: Final = 10.0  # more instructions than a core of today gets done in a second
+_MAX_STORAGE_GIB: Final = 2.0**40
 TYPICAL_TASK_S: Final = 60.0  # by which start prices and rates are compared
 SHORTEST_JOB_S: Final = 10.0  # a budget that does not pay so much of one provider is too small to begin
 HOUR_S: Final = 3_600.0
@@ -21,16 +25,16 @@ HOUR_S: Final = 3_600.0
 
 @dataclass(frozen=True)
 class LinearPrice:
-    """``coeffs``: GLM per unit of each counter of ``usage``, then the start price."""
+    """``coeffs``: GLM per unit of each counter of ``usage``, then the start price. ``storage_gib``: the disk's size."""
 
     usage: tuple[str, ...]
     coeffs: tuple[float, ...]
+    storage_gib: float = 0.0
 
     @classmethod
     def of(cls, offer: Properties) -> LinearPrice | None:
-        """None when we could not tell in advance what it will cost (no linear price, a price on unknown counters,
-
-        numbers that no price has). Never raises.
+        """None when we could not tell in advance what it will cost: no linear price, a price on unknown counters or
+        on a disk of unknown size, numbers that no price has. Never raises.
         """
         usage, coeffs = offer.get("golem.com.usage.vector"), offer.get("golem.com.pricing.model.linear.coeffs")
         if (
@@ -48,16 +52,19 @@ class LinearPrice:
         names = tuple(name for name in usage if isinstance(name, str))
         if len(numbers) != len(coeffs) or len(names) != len(usage) or len(coeffs) != len(usage) + 1:
             return None
-        if any(price and name not in (DURATION, CPU) for name, price in zip(names, numbers, strict=False)):
+        priced = {name for name, price in zip(names, numbers, strict=False) if price}
+        storage_gib = offer.get("golem.inf.storage.gib") if STORAGE in priced else 0.0
+        if not priced <= {DURATION, CPU, STORAGE, FUEL} or not _is_number(storage_gib):
             return None
-        return cls(names, tuple(numbers))
+        return cls(names, tuple(numbers), float(storage_gib))
 
     def cost(self, usage: Sequence[float]) -> Amount:
         """Raises UsageError when the usage does not fit."""
         return linear_cost(list(self.coeffs), list(usage))
 
     def cost_of_time(self, wall_s: float, cpu_s: float) -> Amount:
-        by_name = {DURATION: wall_s, CPU: cpu_s}
+        """The most that it can come to: of disk and fuel, too."""
+        by_name = {DURATION: wall_s, CPU: cpu_s, STORAGE: self.storage_gib, FUEL: cpu_s * MAX_GFUEL_PER_CPU_S}
         return self.cost([by_name.get(name, 0.0) for name in self.usage])
 
     @property
@@ -80,10 +87,19 @@ def implausible(price: LinearPrice, usage: Sequence[float], *, life_s: float, th
     if len(usage) != len(price.usage):
         return f"{len(usage)} usage counters instead of {len(price.usage)}"
     for name, counter in zip(price.usage, usage, strict=True):
-        limit = {DURATION: life_s, CPU: life_s * threads}.get(name)
+        limit = {
+            DURATION: life_s,
+            CPU: life_s * threads,
+            FUEL: life_s * threads * MAX_GFUEL_PER_CPU_S,
+            STORAGE: price.storage_gib or None,
+        }.get(name)
         if counter < 0 or (limit is not None and counter > limit):
             return f"{name} of {counter:.3f} is not possible after {life_s:.0f} s"
     return ""
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MAX_STORAGE_GIB
 
 
 def threads_of(offer: Properties) -> float:

@@ -55,6 +55,25 @@ def test_a_counter_without_a_price_does_no_harm() -> None:
     assert LinearPrice.of(offer) is not None
 
 
+def test_disk_and_fuel_have_prices_that_can_be_foreseen() -> None:
+    counters = ["golem.usage.duration_sec", "golem.usage.cpu_sec", "golem.usage.storage_gib", "golem.usage.fuel"]
+    offer: Properties = {
+        **OFFER,
+        "golem.com.usage.vector": [*counters],
+        "golem.com.pricing.model.linear.coeffs": [0.0, 0.0, 2.0, 0.5, 0.0],
+        "golem.inf.storage.gib": 3.0,
+    }
+    found = LinearPrice.of(offer)
+    assert found is not None
+    assert found.cost([9.0, 9.0, 0.5, 4.0]) == parse_amount("3")
+    assert found.cost_of_time(10.0, 1.0) == parse_amount("11")  # the whole disk, and all that a core can do
+    assert not implausible(found, [1.0, 1.0, 3.0, 10.0], life_s=10.0, threads=1)
+    assert "storage" in implausible(found, [1.0, 1.0, 3.1, 10.0], life_s=10.0, threads=1)
+    assert "fuel" in implausible(found, [1.0, 1.0, 3.0, 101.0], life_s=10.0, threads=1)
+    for size in ("big", True, float("nan"), 10**400, -1.0, None):
+        assert LinearPrice.of({**offer, "golem.inf.storage.gib": size}) is None  # type: ignore[dict-item] # a stranger's
+
+
 def test_usage_beyond_the_clock_is_implausible() -> None:
     assert not implausible(price(), [9.0, 15.0], life_s=10.0, threads=2)
     assert "duration_sec" in implausible(price(), [11.0, 1.0], life_s=10.0, threads=2)
