@@ -6,11 +6,12 @@ of the provider's environment are not used. A download that breaks goes on where
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpx
 import tenacity
@@ -21,6 +22,7 @@ from golemp2p.errors import DeadlineError, NetworkError, PolicyError, RemoteProt
 
 OnProgress = Callable[[int, int], None]
 _BLOCK_BYTES: Final = 1024 * 1024
+_MAX_ESCAPES: Final = 4  # escapes of escapes; honest URLs have one
 
 
 class HttpTransfers:
@@ -34,7 +36,7 @@ class HttpTransfers:
         parts = urlsplit(url)
         for prefix in self._allowed:
             same_place = (parts.scheme, parts.netloc) == (prefix.scheme, prefix.netloc)
-            if same_place and parts.path.startswith(prefix.path or "/") and "/../" not in f"{parts.path}/":
+            if same_place and parts.path.startswith(prefix.path or "/") and not _may_climb(parts.path):
                 return
         raise PolicyError(
             f"{parts.scheme} transfers to {parts.netloc[:100]!r} are not allowed by this provider",
@@ -70,6 +72,8 @@ class HttpTransfers:
                     with attempt:
                         try:
                             answer = await client.put(url, content=body(), headers={"Content-Length": str(total)})
+                        except httpx.InvalidURL as exc:
+                            raise UsageError(f"{url[:200]!r} is no URL: {exc}") from None
                         except httpx.HTTPError as exc:
                             raise NetworkError(f"the upload to {url[:200]} broke: {_words(exc)}") from None
                         _check_status(answer.status_code, url)
@@ -85,6 +89,12 @@ async def _get(
             if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
                 return  # we have all of it
             _check_status(answer.status_code, url)
+            packing = answer.headers.get("Content-Encoding", "identity")
+            if packing.lower() not in ("identity", ""):
+                # Nobody asked for it, and a few kB of it may be gigabytes.
+                raise RemoteProtocolError(
+                    f"{url[:200]} was sent as {packing[:40]}", hint="the server must send it plain"
+                )
             if answer.status_code != httpx.codes.PARTIAL_CONTENT:
                 offset = 0
             left = int(answer.headers.get("Content-Length", 0))
@@ -93,13 +103,15 @@ async def _get(
                 raise UsageError(f"{url[:200]} has {total} bytes", hint=f"at most {max_bytes}")
             async with await trio.open_file(target, "r+b" if offset else "wb") as file:
                 await file.seek(offset)
-                async for block in answer.aiter_bytes(_BLOCK_BYTES):
+                async for block in answer.aiter_raw(_BLOCK_BYTES):
                     offset += len(block)
                     if offset > max_bytes:
                         raise UsageError(f"{url[:200]} has more than {max_bytes} bytes")
                     await file.write(block)
                     if on_progress is not None:
                         on_progress(offset, total)
+    except httpx.InvalidURL as exc:
+        raise UsageError(f"{url[:200]!r} is no URL: {exc}") from None
     except httpx.HTTPError as exc:
         raise NetworkError(f"the download of {url[:200]} broke: {_words(exc)}") from None
 
@@ -138,6 +150,18 @@ def _check_status(status: int, url: str) -> None:
         raise PolicyError(f"{url[:200]} redirects elsewhere, which is not followed", hint="give the final URL")
     kind = NetworkError if status >= 500 else RemoteProtocolError
     raise kind(f"{url[:200]} answered {status}")
+
+
+def _may_climb(path: str) -> bool:
+    """Whether any server could read ``..`` in it: servers undo escapes, some twice, and some cut off parameters."""
+    for _ in range(_MAX_ESCAPES):
+        if any(part.partition(";")[0] == ".." for part in re.split(r"[/\\]", path)):
+            return True
+        plain = unquote(path)
+        if plain == path:
+            return False
+        path = plain
+    return True
 
 
 def _checked(prefix: str) -> SplitResult:
