@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from golemp2p.activity.batch import Batch
 from golemp2p.activity.disk import TooManyFilesError, remove_tree, used_bytes
 from golemp2p.activity.receipts import Notary, wants_receipts
 from golemp2p.activity.transfers import Transfers
-from golemp2p.activity.usage import GIB, limits_of, usage_vector, wants_fuel
+from golemp2p.activity.usage import GIB, STORAGE_COUNTER, limits_of, usage_vector, wants_fuel
 from golemp2p.core.activity import (
     ACTIVITY,
     RETURN_CODE_FAILED,
@@ -198,22 +198,32 @@ class Supervisor:
 
     async def _watch_disk(self) -> None:
         """End what takes more of the disk than the offer says. The kernel bounds one file, only we bound the sum."""
-        agreed = limits_of(self.agreement).storage_bytes
-        most_bytes = limits.DEFAULT_ACTIVITY_DISK_BYTES if agreed is None else agreed
         while True:
             await trio.sleep(limits.DISK_POLL_S)
             if self._instance is None:
                 continue
-            look = partial(used_bytes, self._instance.disk, enough_bytes=most_bytes)
             try:
-                found = await trio.to_thread.run_sync(look, limiter=self._disk_scans, abandon_on_cancel=True)
+                full = await self._look_at_disk(self._instance)
             except TooManyFilesError as exc:
                 self.end(f"the payload made {exc}")
                 return
-            self._disk_bytes = max(self._disk_bytes, min(found, most_bytes))  # more was not sold
-            if found > most_bytes:
-                self.end(f"the payload used more than {most_bytes / GIB:.4g} GiB of disk, what the offer has")
+            if full:
+                gib = self._most_disk_bytes / GIB
+                self.end(f"the payload used more than {gib:.4g} GiB of disk, what the offer has")
                 return
+
+    @property
+    def _most_disk_bytes(self) -> int:
+        agreed = limits_of(self.agreement).storage_bytes
+        return limits.DEFAULT_ACTIVITY_DISK_BYTES if agreed is None else agreed
+
+    async def _look_at_disk(self, instance: RuntimeInstance) -> bool:
+        """Whether it takes too much. Raises TooManyFilesError."""
+        most_bytes = self._most_disk_bytes
+        look = partial(used_bytes, instance.disk, enough_bytes=most_bytes)
+        found = await trio.to_thread.run_sync(look, limiter=self._disk_scans, abandon_on_cancel=True)
+        self._disk_bytes = max(self._disk_bytes, min(found, most_bytes))  # more was not sold
+        return found > most_bytes
 
     async def _execute(self, batch: Batch) -> None:
         for index, command in enumerate(batch.commands):
@@ -323,6 +333,9 @@ class Supervisor:
             self._watching.cancel()
             instance = self._instance
             if instance is not None:
+                if STORAGE_COUNTER in self.agreement.usage_vector:  # what was written since the last look is paid, too
+                    with suppress(TooManyFilesError):
+                        await self._look_at_disk(instance)
                 await instance.terminate()
                 self._past, self._instance = _plus(self._past, instance.usage()), None
             await trio.to_thread.run_sync(remove_tree, self._work_dir)

@@ -11,6 +11,7 @@ from golemp2p.runtimes.base import Limits, Usage
 
 FUEL_UNIT: Final = 1_000_000_000  # golem.usage.fuel counts giga-instructions: prices stay readable
 GIB: Final = 1024**3
+STORAGE_COUNTER: Final = "golem.usage.storage_gib"
 _MOST: Final = 2**53  # a limit beyond it is none; the numbers below it fit the kernel's and wasmtime's
 WALL_PROPERTY: Final = "golem.!exp.golemp2p.limit.wall_sec"
 CPU_PROPERTY: Final = "golem.!exp.golemp2p.limit.cpu_sec"
@@ -28,7 +29,7 @@ def usage_vector(agreement: Agreement, used: Usage, duration_s: float) -> tuple[
         "golem.usage.duration_sec": duration_s,
         "golem.usage.cpu_sec": used.cpu_s,
         "golem.usage.fuel": used.fuel / FUEL_UNIT,
-        "golem.usage.storage_gib": used.storage_bytes / GIB,
+        STORAGE_COUNTER: used.storage_bytes / GIB,
     }
     return tuple(float(counters.get(name, 0.0)) for name in agreement.usage_vector)
 

@@ -315,3 +315,20 @@ async def test_a_payload_that_takes_more_disk_than_offered_ends_its_activity(pai
         await activity.over.wait()
     assert "GiB of disk" in (results[-1].message or "")
     assert "GiB of disk" in (activity.reason or "")
+
+
+async def test_what_a_short_activity_wrote_is_counted_before_it_is_removed(pair: Pair, tmp_path: Path) -> None:
+    program, _ = await pair.publish(wats.HELLO, tmp_path)
+    agreement_id = pair.agree(program)
+    counters: list[str | int | float | bool] = ["golem.usage.storage_gib"]
+    for node in (pair.requestor, pair.provider):
+        agreement = node.agreements[agreement_id]
+        offer = {**agreement.offer, "golem.com.usage.vector": counters}
+        node.agreements[agreement_id] = replace(agreement, offer=offer)
+    activity = await live(pair, await pair.requestor.service.requestor.create(agreement_id, timeout_s=5))
+    url, _ = await pair.publish(b"x" * 3 * 1024 * 1024, tmp_path)
+    transfer = {"transfer": {"from": url, "to": "container:/golem/work/x"}}
+    await activity.batch(activity.exec(capture(transfer, RUN))).results(20)
+    await activity.destroy(5)
+    (used_gib,) = (await pair.provider.service.provider.record(activity.id)).usage
+    assert 3 / 1024 <= used_gib < 4 / 1024
