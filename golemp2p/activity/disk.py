@@ -7,6 +7,7 @@ All functions block; call them from a worker thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections import deque
@@ -35,11 +36,13 @@ def used_bytes(roots: Sequence[Path], *, enough_bytes: int) -> int:
     while todo and total <= enough_bytes:
         path, depth = todo.pop()
         try:
-            descriptor = os.open(path, _DIR)
+            descriptor = _opened(path)
         except NotADirectoryError:
             total += _blocks_of(path)
             continue
-        except OSError:  # gone meanwhile, or a link now
+        except OSError as exc:  # gone meanwhile, or a link now
+            if exc.errno == errno.ENAMETOOLONG:
+                raise TooManyFilesError("directories with paths that are too long") from None
             continue
         try:
             with os.scandir(descriptor) as found:
@@ -65,6 +68,14 @@ def used_bytes(roots: Sequence[Path], *, enough_bytes: int) -> int:
     return total
 
 
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, _DIR)
+    except PermissionError:  # a payload of our own user does not hide what it has
+        _unlock(path)
+        return os.open(path, _DIR)
+
+
 def _blocks_of(path: str) -> int:
     try:
         return Path(path).lstat().st_blocks * 512
@@ -77,6 +88,7 @@ def remove_tree(root: Path) -> None:
 
     Directories are moved up to the root before they are emptied, so any depth is fine.
     """
+    _unlock(root)
     try:
         top = os.open(root, _DIR)
     except OSError:
@@ -86,6 +98,8 @@ def remove_tree(root: Path) -> None:
     try:
         number = 0
         todo = deque(_clear(top))
+        for name in todo:
+            _unlock(name, top)
         while todo:
             name = todo.popleft()
             try:
@@ -94,6 +108,7 @@ def remove_tree(root: Path) -> None:
                 continue
             try:
                 for child in _clear(inner):
+                    _unlock(child, inner)
                     number += 1
                     moved = f".removing-{os.getpid()}-{number}"
                     with contextlib.suppress(OSError):
@@ -107,6 +122,20 @@ def remove_tree(root: Path) -> None:
         os.close(top)
     with contextlib.suppress(OSError):
         root.rmdir()
+
+
+def _unlock(name: str | Path, directory: int | None = None) -> None:
+    """Let ourselves into a directory whose owner, who is us unless we are root, may not enter or move it."""
+    if os.geteuid() == 0:
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if mode & 0o700 != 0o700:  # by descriptor: a name may have become a link meanwhile
+                os.chmod(f"/proc/self/fd/{descriptor}", stat.S_IMODE(mode) | 0o700)
+        finally:
+            os.close(descriptor)
 
 
 def _clear(descriptor: int) -> list[str]:
