@@ -133,7 +133,7 @@ def _unlock(name: str | Path, directory: int | None = None) -> None:
         try:
             mode = os.fstat(descriptor).st_mode
             if mode & 0o700 != 0o700:  # by descriptor: a name may have become a link meanwhile
-                os.chmod(f"/proc/self/fd/{descriptor}", stat.S_IMODE(mode) | 0o700)
+                Path(f"/proc/self/fd/{descriptor}").chmod(stat.S_IMODE(mode) | 0o700)
         finally:
             os.close(descriptor)
 

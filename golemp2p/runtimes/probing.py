@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
+import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Final
 
 import trio
 
@@ -16,13 +19,31 @@ from golemp2p import limits
 from golemp2p.errors import GolemError
 from golemp2p.runtimes.base import Deployment, Probe, Runtime
 
+_PREFIX: Final = "golemp2p-probe-"
+
+
+def drop_dead_probes(drop: Callable[[Path], None]) -> None:
+    """Trials whose node was killed in the middle: ``drop`` is given their work directories before they are removed."""
+    for place in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        number = place.name.removeprefix(_PREFIX).partition("-")[0]
+        facts = place.lstat()
+        # Everybody may make names there.
+        if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and number.isdecimal() and not _runs(number):
+            drop(place / "work")
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _runs(pid: str) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
 
 async def probe_by_running(runtime: Runtime, package: bytes, *command: str, steps: int = 0) -> Probe:
     """Deploy ``package``, start it, run ``command`` three times: ``start_s`` is until the first one's end, ``run_s``
     the best of the others. A command that prints ``cpu_score=NUMBER`` (millions of xorshift steps a second) has that
     reported, too; for one that cannot print it, ``steps`` says how many it makes.
     """
-    with tempfile.TemporaryDirectory(prefix="golemp2p-probe-") as directory:
+    # What cannot be removed must not turn the verdict into an error.
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as directory:
         work = Path(directory) / "work"
         work.mkdir(mode=0o700)
         path = Path(directory) / "package"
@@ -58,7 +79,8 @@ async def _try(runtime: Runtime, deployment: Deployment, command: Sequence[str],
                 if status.code != 0:
                     return Probe(False, f"the trial program ended with {status.code}: {status.message}")
         finally:
-            await instance.terminate()
+            with trio.CancelScope(shield=True):  # our time may be up: it ends all the same
+                await instance.terminate()
     except (GolemError, OSError) as exc:
         return Probe(False, str(exc))
     run_s = min(ended[1] - ended[0], ended[2] - ended[1])

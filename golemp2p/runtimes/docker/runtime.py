@@ -34,7 +34,7 @@ from golemp2p.runtimes.docker.instance import WORK, DockerInstance, Machine
 from golemp2p.runtimes.docker.trial import trial_image
 from golemp2p.runtimes.docker.workvolume import drop_all, drop_volume, make_volume
 from golemp2p.runtimes.guest.build import agent_binary
-from golemp2p.runtimes.probing import probe_by_running
+from golemp2p.runtimes.probing import drop_dead_probes, probe_by_running
 
 log = structlog.get_logger(__name__)
 
@@ -122,6 +122,7 @@ class DockerRuntime:
     async def clean_up(self) -> None:
         """Containers and mounts of a node that was killed; images beyond the budget."""
         await trio.to_thread.run_sync(drop_all, self._work_root)
+        await trio.to_thread.run_sync(drop_dead_probes, drop_volume)
         try:
             engine = self._find()
             await self._sweep(engine)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,7 +19,7 @@ from golemp2p.images.build import BuildOptions, build_image
 from golemp2p.runtimes.base import Deployment, Limits, RuntimeFailureError
 from golemp2p.runtimes.docker.instance import DockerInstance
 from golemp2p.runtimes.docker.runtime import DockerRuntime, DockerSettings
-from golemp2p.runtimes.docker.workvolume import MOUNT
+from golemp2p.runtimes.docker.workvolume import MOUNT, drop_volume, make_volume
 from tests.engine import Engine, open_engine
 from tests.integration.runtimes.busybox import make_rootfs, make_squashfs
 from tests.integration.runtimes.contract import MIB, NO_LIMITS, Output, Payload, RuntimeContract, unwrapped
@@ -250,3 +253,39 @@ async def test_a_payload_of_another_user_may_write_its_volumes_and_what_was_put_
                 assert await trio.Path(path).read_text() == "x\n"
         finally:
             await instance.terminate()
+
+
+def probes_left() -> Sequence[str]:
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [place for place in mounts if f"/golemp2p-probe-{os.getpid()}-" in place]
+
+
+async def test_a_trial_whose_time_is_up_says_so_and_leaves_nothing(
+    runtime: DockerRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await runtime.probe()).works  # the agent is compiled
+    for number in range(8):
+        monkeypatch.setattr(bounds, "PROBE_TIMEOUT_S", 0.05 + 0.08 * number)
+        probe = await runtime.probe()
+        assert probe.works or "did not end" in probe.reason, probe.reason
+        assert probes_left() == []
+    with trio.fail_after(10):
+        while await containers_of(runtime):  # noqa: ASYNC110 - the engine removes them by and by
+            await trio.sleep(0.05)
+
+
+async def test_the_trial_of_a_killed_node_is_removed_and_that_of_a_living_one_is_not(runtime: DockerRuntime) -> None:
+    dead = (await trio.run_process(["sh", "-c", "echo $$"], capture_stdout=True)).stdout.decode().strip()
+    places = []
+    for pid in (dead, os.getpid()):
+        place = Path(tempfile.mkdtemp(prefix=f"golemp2p-probe-{pid}-"))
+        (place / "work").mkdir()
+        await trio.to_thread.run_sync(make_volume, place / "work", 8 * MIB)
+        places.append(place)
+    try:
+        await runtime.clean_up()
+        assert not places[0].exists()
+        assert (places[1] / "work" / MOUNT).is_mount()
+    finally:
+        drop_volume(places[1] / "work")
+        shutil.rmtree(places[1])
