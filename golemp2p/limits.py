@@ -118,6 +118,7 @@ COMPILE_CPU_S: Final = 180
 COMPILE_MEMORY_BYTES: Final = 3_072 * MIB  # CPython, 25 MiB of wasm, takes about 350 MiB
 MAX_COMPILED_BYTES: Final = 1024 * MIB
 MODULE_CACHE_BYTES: Final = 4_096 * MIB
+PROBE_AGAIN_S: Final = 120.0  # after which what did not work is tried again: the engine may have been started since
 PROBE_TIMEOUT_S: Final = 60.0  # trying a runtime out; a TCG boot takes 2 s
 ENGINE_CALL_TIMEOUT_S: Final = 60.0  # one call of a container engine; starting a container takes 0.3 s
 ENGINE_REMOVE_TIMEOUT_S: Final = 20.0  # of a container; who destroys an activity waits 30 s

@@ -10,6 +10,7 @@ import anyio
 import anyio.abc
 import structlog
 
+from golemp2p import limits
 from golemp2p.client import NodeClient
 from golemp2p.core.properties import Properties
 from golemp2p.errors import DeadlineError, GolemError, GoneError, NotFoundError
@@ -41,12 +42,14 @@ class Agent:
     # --- offers ---
 
     async def sell(self, name: str) -> None:
-        """Keep an offer of this runtime on the market while there is capacity, if the machine can run it."""
+        """Keep an offer of this runtime on the market while there is capacity, once the machine can run it."""
         client = self._client
-        runtime = await again(client.node.runtime)(name)
-        if not runtime.works:
-            log.warning("runtime_not_offered", runtime=name, reason=runtime.reason, hint=runtime.hint)
-            return
+        told = ""
+        while not (runtime := await again(client.node.runtime)(name)).works:
+            if runtime.reason != told:
+                told = runtime.reason
+                log.warning("runtime_not_offered", runtime=name, reason=runtime.reason, hint=runtime.hint)
+            await anyio.sleep(limits.PROBE_AGAIN_S)
         accounts = await again(client.payment.accounts)()
         if not accounts:
             log.warning("no_payment_network", hint="nobody can pay this node: set [[payment.networks]]")

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Mapping
 
 import trio
 
+from golemp2p import limits
 from golemp2p.runtimes.base import Probe, Runtime
 
 
 class Runtimes(Mapping[str, Runtime]):
-    """Runtimes by id. Each is tried once, when somebody first wants to know."""
+    """Runtimes by id. Each is tried when somebody first wants to know; one that failed again, after a while."""
 
     def __init__(self, runtimes: Mapping[str, Runtime]) -> None:
         self._runtimes = dict(runtimes)
         self._probes: dict[str, Probe] = {}
+        self._failed_at: dict[str, float] = {}
         self._probing = {name: trio.Lock() for name in self._runtimes}
 
     def __getitem__(self, name: str) -> Runtime:
@@ -33,9 +35,13 @@ class Runtimes(Mapping[str, Runtime]):
     async def probe(self, name: str) -> Probe:
         """Try it, unless somebody did. KeyError for an unknown one."""
         async with self._probing[name]:
-            if name not in self._probes:
-                self._probes[name] = await self._runtimes[name].probe()
-            return self._probes[name]
+            known = self._probes.get(name)
+            if known is None or (
+                not known.works and trio.current_time() >= self._failed_at[name] + limits.PROBE_AGAIN_S
+            ):
+                known = self._probes[name] = await self._runtimes[name].probe()
+                self._failed_at[name] = trio.current_time()
+            return known
 
     async def clean_up(self) -> None:
         """Remove what a killed node left, all runtimes at once."""

@@ -37,7 +37,8 @@ def load_custom(name: str, settings: Mapping[str, Any], cache_dir: Path, work_ro
     if entry is None:
         raise UsageError(
             f"there is no runtime {name!r}",
-            hint=f"install a package that brings it (there are: {', '.join(installed()) or 'none'}), "
+            hint="built in are wasmtime, vm, vm/docker and vm/qemu; install a package that brings it "
+            f"(there are: {', '.join(installed()) or 'none'}), "
             f'or set [runtime.{name}] command = ["/path/to/it"]',
         )
     source = f"package {entry.dist.name} {entry.dist.version}" if entry.dist else entry.value

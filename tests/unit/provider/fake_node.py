@@ -77,6 +77,7 @@ class FakeNode:
         self.failures: list[GolemError] = []  # raised by the next issues of an invoice
         self.approve_error: GolemError | None = None
         self.counter_takes_s = 0.0
+        self.broken_probes = 0
         self.bugs: set[str] = set()  # proposals and agreements whose answer breaks the caller
         self.countered: list[str] = []
         self._clock = time.time() + 60  # ahead of the agent, which hears what comes after its start
@@ -322,7 +323,12 @@ class _Node:
         ]
 
     async def runtimes(self) -> list[Any]:
-        return [await self.runtime("wasmtime")]
+        return [SimpleNamespace(id="wasmtime")]
 
     async def runtime(self, name: str) -> Any:
-        return SimpleNamespace(id=name, name=name, properties={"golem.runtime.name": name}, works=True)
+        """As often as ``broken_probes`` says, it does not work."""
+        works = self._n.broken_probes <= 0
+        self._n.broken_probes -= 1
+        return SimpleNamespace(
+            id=name, name=name, properties={"golem.runtime.name": name}, works=works, reason="no engine", hint=""
+        )

@@ -299,3 +299,10 @@ async def test_capacity_counts_activities(clock: MockClock) -> None:
         node.propose("b")
         await until(node, lambda: bool(node.rejections))
         assert node.rejections == {"b": "NoCapacity"}
+
+
+async def test_a_runtime_that_works_later_is_offered_then(clock: MockClock) -> None:
+    node = FakeNode()
+    node.broken_probes = 2  # the machine's container engine starts after us
+    async with agent(node):
+        assert node.published == 1
