@@ -124,6 +124,7 @@ ENGINE_CALL_TIMEOUT_S: Final = 60.0  # one call of a container engine; starting 
 ENGINE_REMOVE_TIMEOUT_S: Final = 20.0  # of a container; who destroys an activity waits 30 s
 ENGINE_CALLS_AT_ONCE: Final = 16  # worker threads per engine
 ENGINE_STATS_POLL_S: Final = 2.0
+ENGINE_SIZE_POLL_S: Final = 3.0  # how often the engine is asked what a container wrote, where we cannot look
 IMAGE_LOAD_TIMEOUT_S: Final = 900.0
 MOUNT_TIMEOUT_S: Final = 30.0
 MIN_VOLUME_BYTES: Final = 8 * MIB  # the least that ext4 is of use with

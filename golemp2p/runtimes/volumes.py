@@ -37,7 +37,7 @@ def split_guest_path(volumes: Mapping[str, Path], guest_path: str) -> tuple[Path
     parts = [part for part in guest_path.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise GuestPathError(f"container path {guest_path!r} has '..': paths may not climb")
-    if any("\0" in part or len(part.encode()) > 255 for part in parts):
+    if not all(map(_is_name, parts)):
         raise GuestPathError(f"container path {guest_path[:80]!r} is no file name")
     best: tuple[int, Path] | None = None
     for guest, host in volumes.items():
@@ -48,6 +48,13 @@ def split_guest_path(volumes: Mapping[str, Path], guest_path: str) -> tuple[Path
         known = ", ".join(sorted(volumes)) or "none"
         raise GuestPathError(f"container path {guest_path!r} is in no volume", hint=f"volumes: {known}")
     return best[1], parts[best[0] :]
+
+
+def _is_name(part: str) -> bool:
+    try:
+        return "\0" not in part and len(os.fsencode(part)) <= 255
+    except UnicodeEncodeError:
+        return False
 
 
 def open_file(volumes: Mapping[str, Path], guest_path: str) -> int:
@@ -104,7 +111,10 @@ def read_tree(volumes: Mapping[str, Path], guest_path: str, target: Path, *, max
             directory = os.open(name, _DIR, dir_fd=parent)
         except OSError as exc:
             raise _missing(guest_path, exc) from None
-        _Copy(guest_path, max_bytes, max_files).directory(directory, target, depth=0)
+        try:
+            _Copy(guest_path, max_bytes, max_files).directory(directory, target, depth=0)
+        except OSError as exc:  # the payload exchanged something under our hands, or our disk is full
+            raise GuestPathError(f"cannot copy {guest_path!r}: {exc.strerror}") from None
 
 
 class _Copy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,6 @@ import trio
 from golemp2p import limits
 from golemp2p.runtimes.base import (
     Deployment,
-    EndReason,
     ExitStatus,
     OutputSink,
     RuntimeFailureError,
@@ -33,14 +33,18 @@ log = structlog.get_logger(__name__)
 
 WORK: Final = "/golem/work"
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-CODE_BUDGET: Final = 152
-CODE_KILLED: Final = 137
-CODE_WALL: Final = 124
 AS_THE_CONTAINER: Final = RunLimits(open_files=None)  # which has its ulimits and its control group
 
 
 def _or_ever(seconds: float | None) -> float:
     return math.inf if seconds is None else seconds
+
+
+def _is_visible(directory: Path) -> bool:
+    try:
+        return os.access(directory, os.R_OK | os.X_OK) and directory.is_dir()
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,10 @@ class DockerInstance:
         pid = int(facts["State"]["Pid"])
         self._cgroup = cgroup_of(pid, container)
         upper = (facts.get("GraphDriver", {}).get("Data") or {}).get("UpperDir")
-        if upper and await trio.Path(upper).is_dir():
+        if upper and await trio.to_thread.run_sync(_is_visible, Path(upper)):
             self._upper = Path(upper)
+        else:
+            self._deployment.nursery.start_soon(self._watch_written, self._session)
         if not self._cgroup.readable:
             self._deployment.nursery.start_soon(self._sample, pid)
         elif self._upper is not None:
@@ -130,20 +136,11 @@ class DockerInstance:
                 raise RuntimeFailureError(await self.lost()) from failure
             raise failure
         if cpu.cancelled_caught:
-            return ExitStatus(CODE_BUDGET, EndReason.CPU_LIMIT, f"used up its {agreed.cpu_s:g} CPU seconds")
+            return cpu_limit(agreed.cpu_s or 0.0)
         if wall.cancelled_caught:
-            return ExitStatus(
-                CODE_WALL, EndReason.WALL_LIMIT, f"stopped after {agreed.wall_s:g} s, the limit of one command"
-            )
-        code = ended.code if ended.signal is None else 128 + ended.signal
-        if code is None:
-            raise RuntimeFailureError("the guest agent does not say how the command ended")
-        if code == CODE_KILLED and self._cgroup.counters().oom_kills > before.oom_kills:
-            mib = (agreed.memory_bytes or limits.DEFAULT_GUEST_MEMORY_BYTES) // limits.MIB
-            return ExitStatus(code, EndReason.OUT_OF_MEMORY, f"killed for using more than its {mib} MiB of memory")
-        if ended.signal:
-            return ExitStatus(code, EndReason.KILLED, f"killed by signal {ended.signal}")
-        return ExitStatus(code)
+            return wall_limit(agreed.wall_s or 0.0)
+        out_of_memory = self._cgroup.counters().oom_kills > before.oom_kills
+        return judge_guest(ended.code, ended.signal, agreed, out_of_memory=out_of_memory)
 
     async def connect(self, port: int) -> trio.abc.HalfCloseableStream:
         return await self._alive().connect(port)
@@ -194,6 +191,23 @@ class DockerInstance:
         while self.usage().cpu_s < until_s:  # noqa: ASYNC110 - the kernel's counter has no event
             await trio.sleep(limits.GUEST_USAGE_POLL_S)
         stop.cancel()
+
+    async def _watch_written(self, session: GuestSession) -> None:
+        """Where we may not look at what the container writes outside of its volumes (a node that is not root's)."""
+        most_bytes = self._deployment.limits.storage_bytes or limits.DEFAULT_ACTIVITY_DISK_BYTES
+        while not self._terminated and not session.is_lost:
+            await trio.sleep(limits.ENGINE_SIZE_POLL_S)
+            try:
+                found = await self._machine.engine.written_bytes(self._machine.container)
+            except EngineError as exc:  # its end is noticed elsewhere
+                log.info("container_not_measured", container=self._machine.container[:12], error=str(exc))
+                continue
+            if found > most_bytes:
+                self._overdrawn = (
+                    f"the payload wrote {found // limits.MIB} MiB outside of its volumes, more than the "
+                    f"{most_bytes // limits.MIB} MiB of disk that the offer has"
+                )
+                session.lose(self._overdrawn)
 
     async def _watch_deleted(self, pid: int, session: GuestSession) -> None:
         """End it when files that it deleted and still holds open take more than its disk: no directory shows them."""

@@ -172,15 +172,32 @@ async def test_space_of_deleted_files_that_are_still_open_counts(
         instance = await runtime.deploy(deployment)
         try:
             await instance.start([])
-            deployment.nursery.start_soon(_run_on, instance, script)
+            deployment.nursery.start_soon(_run_on, instance, script, "deleted")
             with trio.fail_after(20):
                 assert "deleted" in await instance.lost()
         finally:
             await instance.terminate()
 
 
-async def _run_on(instance: DockerInstance, script: str) -> None:
-    with pytest.raises(RuntimeFailureError, match="deleted"):
+async def test_what_is_written_where_we_may_not_look_counts_too(
+    runtime: DockerRuntime, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("golemp2p.runtimes.docker.instance._is_visible", lambda _: False)
+    monkeypatch.setattr(bounds, "ENGINE_SIZE_POLL_S", 0.3)
+    script = "for i in 1 2 3 4; do dd if=/dev/zero of=/f$i bs=1M count=16; done; sleep 100"
+    async with order(image, tmp_path / "work", Limits(storage_bytes=32 * MIB)) as deployment:
+        instance = await runtime.deploy(deployment)
+        try:
+            await instance.start([])
+            deployment.nursery.start_soon(_run_on, instance, script, "outside")
+            with trio.fail_after(20):
+                assert "outside of its volumes" in await instance.lost()
+        finally:
+            await instance.terminate()
+
+
+async def _run_on(instance: DockerInstance, script: str, complaint: str) -> None:
+    with pytest.raises(RuntimeFailureError, match=complaint):
         await instance.run("sh", ["-c", script], Output())
 
 

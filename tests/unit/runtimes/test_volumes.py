@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golemp2p.runtimes.volumes import GuestPathError, open_file, put_file, split_guest_path
+from golemp2p.runtimes.volumes import GuestPathError, open_file, put_file, put_tree, read_tree, split_guest_path
 
 
 @pytest.fixture
@@ -102,7 +103,37 @@ def test_any_path_is_inside_or_refused(path: str) -> None:
     root = Path("/volume")
     try:
         host, parts = split_guest_path({"/v": root}, path)
-    except (GuestPathError, UnicodeEncodeError):
+    except GuestPathError:
         return
     assert host == root
     assert ".." not in parts
+
+
+def test_a_tree_with_names_that_are_no_text_goes_in_and_comes_out(volumes: Mapping[str, Path], tmp_path: Path) -> None:
+    name = os.fsdecode(b"gr\xfcn")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / name).write_text("x")
+    put_tree(volumes, "/data/in", tmp_path / "tree")
+    read_tree(volumes, "/data/in", tmp_path / "back", max_bytes=100, max_files=10)
+    assert (tmp_path / "back" / name).read_text() == "x"
+
+
+def test_what_is_exchanged_while_it_is_read_is_an_error_of_ours(
+    volumes: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data" / "a").mkdir()
+    (tmp_path / "data" / "a" / "b").mkdir()
+    look = os.stat
+
+    def exchange(path: str, **how: Any) -> os.stat_result:
+        facts = look(path, **how)
+        if path == "b" and not (tmp_path / "data/a/b").is_symlink():
+            (tmp_path / "data/a/b").rmdir()
+            (tmp_path / "data/a/b").symlink_to("/etc")
+        return facts
+
+    monkeypatch.setattr(os, "stat", exchange)
+    with pytest.raises(GuestPathError):
+        read_tree(volumes, "/data/a", tmp_path / "out", max_bytes=100, max_files=10)
+    monkeypatch.undo()
+    assert not (tmp_path / "out/b/passwd").exists()
