@@ -1,4 +1,4 @@
-"""Ends that are not the program's own choice: code, reason and words, the same for every runtime (protocols/activity.md)."""
+"""Ends that are not the program's own choice: code, reason and words, the same everywhere (protocols/activity.md)."""
 
 from __future__ import annotations
 

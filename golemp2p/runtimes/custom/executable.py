@@ -35,15 +35,13 @@ from golemp2p.runtimes.custom import commands
 from golemp2p.runtimes.custom.context import RuntimeContext
 from golemp2p.runtimes.custom.protocol import BLOCKING, DeployAnswer, parse_deploy, parse_offer_template
 from golemp2p.runtimes.custom.sessions import MARK, kill_all, kill_marked, marked, measure
+from golemp2p.runtimes.exits import cpu_limit, killed_from_outside, wall_limit
 from golemp2p.runtimes.hostfiles import HostFiles
 from golemp2p.runtimes.process import Child, ChildExit
 
 ENV_VARIABLE: Final = "GOLEMP2P_ENV"
 _SETTINGS: Final = frozenset({"command", "version", "env"})
 _GIB: Final = 1024**3
-CODE_BUDGET: Final = 152
-CODE_WALL: Final = 124
-CODE_KILLED: Final = 137
 
 
 class ExecutableRuntime:
@@ -215,8 +213,7 @@ class ExecutableInstance:
         finally:
             await self._finish(child, kill=not child.has_ended())
         if killed and agreed.wall_s is not None:
-            words = f"stopped after {agreed.wall_s:g} s, the limit of one command"
-            return ExitStatus(CODE_WALL, EndReason.WALL_LIMIT, words)
+            return wall_limit(agreed.wall_s)
         return judge(ended, agreed)
 
     async def connect(self, port: int) -> trio.abc.HalfCloseableStream:
@@ -276,9 +273,9 @@ def judge(ended: ChildExit, agreed: Limits) -> ExitStatus:
     """How a command ended. A shell in between turns a signal into 128 + its number."""
     code = ended.code if ended.code >= 0 else 128 - ended.code
     if agreed.cpu_s is not None and code == 128 + signal.SIGXCPU:
-        return ExitStatus(CODE_BUDGET, EndReason.CPU_LIMIT, f"used up its {agreed.cpu_s:g} CPU seconds")
+        return cpu_limit(agreed.cpu_s)
     if ended.code == -signal.SIGKILL:
-        return ExitStatus(CODE_KILLED, EndReason.KILLED, "killed from outside (the host may be short of memory)")
+        return killed_from_outside()
     if ended.code < 0:
         return ExitStatus(code, EndReason.TRAP, f"died of {signal.Signals(-ended.code).name}")
     return ExitStatus(code)

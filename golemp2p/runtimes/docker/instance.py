@@ -14,18 +14,13 @@ import structlog
 import trio
 
 from golemp2p import limits
-from golemp2p.runtimes.base import (
-    Deployment,
-    ExitStatus,
-    OutputSink,
-    RuntimeFailureError,
-    Usage,
-)
+from golemp2p.runtimes.base import Deployment, ExitStatus, OutputSink, RuntimeFailureError, Usage
 from golemp2p.runtimes.docker.attach import AttachedStream
 from golemp2p.runtimes.docker.cgroups import Cgroup, cgroup_of
 from golemp2p.runtimes.docker.engine import Engine, EngineError
 from golemp2p.runtimes.docker.processes import TooManyOpenFilesError, deleted_bytes, tree_cpu_s
 from golemp2p.runtimes.docker.workvolume import IMAGE, drop_volume
+from golemp2p.runtimes.exits import cpu_limit, judge_guest, wall_limit
 from golemp2p.runtimes.guest.session import GuestSession, RunLimits, open_session
 from golemp2p.runtimes.hostfiles import HostFiles
 

@@ -12,9 +12,10 @@ import trio
 
 from golemp2p import limits
 from golemp2p.images import ImageConfig
-from golemp2p.runtimes.base import Deployment, EndReason, ExitStatus, OutputSink, RuntimeFailureError, Usage
+from golemp2p.runtimes.base import Deployment, ExitStatus, OutputSink, RuntimeFailureError, Usage
+from golemp2p.runtimes.exits import cpu_limit, judge_guest, wall_limit
 from golemp2p.runtimes.guest.files import SessionFiles
-from golemp2p.runtimes.guest.session import GuestExit, GuestSession, RunLimits, open_session
+from golemp2p.runtimes.guest.session import GuestSession, RunLimits, open_session
 from golemp2p.runtimes.qemu.leftovers import Leftovers
 from golemp2p.runtimes.qemu.machine import Machine, MachinePlan, start_machine
 from golemp2p.runtimes.qemu.meter import CpuMeter
@@ -23,9 +24,6 @@ log = structlog.get_logger(__name__)
 
 WORK: Final = "/golem/work"
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-CODE_BUDGET: Final = 152
-CODE_KILLED: Final = 137
-CODE_WALL: Final = 124
 
 
 class QemuInstance:
@@ -88,23 +86,10 @@ class QemuInstance:
         finally:
             self._meter.settle()
         if wall.cancelled_caught:
-            message = f"stopped after {agreed.wall_s:g} s, the limit of one command"
-            return ExitStatus(CODE_WALL, EndReason.WALL_LIMIT, message)
-        return self._judge(ended)
-
-    def _judge(self, ended: GuestExit) -> ExitStatus:
-        agreed = self._deployment.limits
-        code = ended.code if ended.signal is None else 128 + ended.signal
-        if code is None:
-            raise RuntimeFailureError("the guest agent does not say how the command ended")
+            return wall_limit(agreed.wall_s or 0.0)
         if ended.cpu_limit and agreed.cpu_s is not None:
-            return ExitStatus(CODE_BUDGET, EndReason.CPU_LIMIT, f"used up its {agreed.cpu_s:g} CPU seconds")
-        if code == CODE_KILLED and ended.out_of_memory:
-            mib = (agreed.memory_bytes or limits.DEFAULT_GUEST_MEMORY_BYTES) // limits.MIB
-            return ExitStatus(code, EndReason.OUT_OF_MEMORY, f"killed for using more than its {mib} MiB of memory")
-        if ended.signal:
-            return ExitStatus(code, EndReason.KILLED, f"killed by signal {ended.signal}")
-        return ExitStatus(code)
+            return cpu_limit(agreed.cpu_s)
+        return judge_guest(ended.code, ended.signal, agreed, out_of_memory=ended.out_of_memory)
 
     async def connect(self, port: int) -> trio.abc.HalfCloseableStream:
         return await self._alive().connect(port)

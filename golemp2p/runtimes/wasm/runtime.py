@@ -12,6 +12,7 @@ import trio
 
 from golemp2p import limits
 from golemp2p.runtimes.base import Deployment, ExitStatus, OutputSink, Probe, RuntimeFailureError, Usage
+from golemp2p.runtimes.exits import wall_limit
 from golemp2p.runtimes.hostfiles import HostFiles
 from golemp2p.runtimes.probing import probe_by_running
 from golemp2p.runtimes.process import ChildExit
@@ -19,7 +20,7 @@ from golemp2p.runtimes.wasm.cache import WASMTIME_VERSION, ModuleCache
 from golemp2p.runtimes.wasm.evidence import REPEATABLE, Recorder, list_volumes
 from golemp2p.runtimes.wasm.launch import Worker, start_worker
 from golemp2p.runtimes.wasm.profiles import MAGIC_COMPONENT, Profile
-from golemp2p.runtimes.wasm.verdict import judge, wall_limit
+from golemp2p.runtimes.wasm.verdict import judge
 
 WORK: Final = "/golem/work"
 TRIAL_STEPS: Final = 50_000_000

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from golemp2p.limits import MIB
 from golemp2p.runtimes.base import EndReason, ExitStatus, Limits
+from golemp2p.runtimes.exits import CODE_BUDGET, CODE_KILLED, CODE_TRAP, cpu_limit, killed_from_outside, wall_limit
 from golemp2p.runtimes.process import ChildExit
-
-CODE_TRAP: Final = 134
-CODE_KILLED: Final = 137
-CODE_BUDGET: Final = 152
-CODE_WALL: Final = 124
 
 
 def judge(ended: ChildExit, outcome: Mapping[str, Any] | None, agreed: Limits, memory_bytes: int) -> ExitStatus:
@@ -43,16 +39,12 @@ def judge(ended: ChildExit, outcome: Mapping[str, Any] | None, agreed: Limits, m
     return ExitStatus(CODE_TRAP, EndReason.TRAP, f"trap: {message}")
 
 
-def wall_limit(wall_s: float) -> ExitStatus:
-    return ExitStatus(CODE_WALL, EndReason.WALL_LIMIT, f"stopped after {wall_s:g} s, the limit of one command")
-
-
 def judge_death(ended: ChildExit, cpu_limit_s: float | None) -> ExitStatus:
     """A worker that left without a word."""
     if ended.code == -signal.SIGXCPU and cpu_limit_s is not None:
-        return ExitStatus(CODE_BUDGET, EndReason.CPU_LIMIT, f"used up its {cpu_limit_s:g} CPU seconds")
+        return cpu_limit(cpu_limit_s)
     if ended.code == -signal.SIGKILL:
-        return ExitStatus(CODE_KILLED, EndReason.KILLED, "killed from outside (the host may be short of memory)")
+        return killed_from_outside()
     if ended.code < 0:
         return ExitStatus(128 - ended.code, EndReason.TRAP, f"the worker died of {signal.Signals(-ended.code).name}")
     return ExitStatus(CODE_TRAP, EndReason.TRAP, f"the worker failed with status {ended.code}")
