@@ -17,7 +17,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, Literal, Self, cast
 
@@ -30,6 +30,13 @@ _ZIP_LINK: Final = stat.S_IFLNK << 16
 _EXTENDED: Final = (*tarfile.GNU_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _MAX_GLOBALS: Final = 64  # git writes one
 _MAX_LINK_CHARS: Final = 4096  # as the kernel
+
+
+Checkpoint = Callable[[], object]
+
+
+def _go_on() -> None:
+    """The checkpoint of who never gives up."""
 
 
 class ArchiveError(UsageError):
@@ -46,25 +53,35 @@ def check_format(name: str) -> str:
     return known
 
 
-def pack(directory: Path, target: Path, form: str) -> None:
-    """All files, directories and links below ``directory``; owners and special files are left out. Reproducible."""
+def pack(directory: Path, target: Path, form: str, *, checkpoint: Checkpoint = _go_on) -> None:
+    """All files, directories and links below ``directory``; owners and special files are left out. Reproducible.
+
+    ``checkpoint`` is called often; what it raises ends the work.
+    """
     with _mapped(target.name):
         if form == "zip":
             with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
                 for path, name in _walk(directory):
-                    _zip_add(archive, path, name)
+                    _zip_add(archive, path, name, checkpoint)
             return
         with _stream(target, "wb", form) as file, tarfile.open(fileobj=file, mode="w|") as tar:
             for path, name in _walk(directory):
-                tar.add(path, name, recursive=False, filter=_anonymous)
+                checkpoint()
+                _tar_add(tar, path, name, checkpoint)
 
 
 def unpack(
-    archive: Path, directory: Path, form: str, *, max_bytes: int, max_files: int = limits.MAX_TREE_FILES
+    archive: Path,
+    directory: Path,
+    form: str,
+    *,
+    max_bytes: int,
+    max_files: int = limits.MAX_TREE_FILES,
+    checkpoint: Checkpoint = _go_on,
 ) -> None:
-    """Into the new directory ``directory``."""
+    """Into the new directory ``directory``. ``checkpoint`` as in :func:`pack`."""
     directory.mkdir(mode=0o700)
-    out = _Unpacked(directory, max_bytes, max_files)
+    out = _Unpacked(directory, max_bytes, max_files, checkpoint)
     with _mapped(archive.name):
         if form == "zip":
             with _Careful(archive) as file, zipfile.ZipFile(file) as zipped:
@@ -144,8 +161,8 @@ class _Xz:
 class _Unpacked:
     """The target directory, with what was made in it so far. Links are made last, so that no write goes through one."""
 
-    def __init__(self, root: Path, max_bytes: int, max_files: int) -> None:
-        self._root = root
+    def __init__(self, root: Path, max_bytes: int, max_files: int, checkpoint: Checkpoint) -> None:
+        self._root, self._checkpoint = root, checkpoint
         self._max_bytes, self._bytes = max_bytes, 0
         self._max_files, self._files = max_files, 0
         self._links: dict[PurePosixPath, str] = {}
@@ -159,6 +176,7 @@ class _Unpacked:
             raise ArchiveError(f"the archive holds {name[:200]!r} twice") from None
         with target:
             while block := data.read(_BLOCK_BYTES):
+                self._checkpoint()
                 self._bytes += len(block)
                 if self._bytes > self._max_bytes:
                     raise ArchiveError(f"the archive unpacks to more than {self._max_bytes} bytes")
@@ -202,6 +220,7 @@ class _Unpacked:
         return path
 
     def _count(self) -> None:
+        self._checkpoint()
         self._files += 1
         if self._files > self._max_files:
             raise ArchiveError(f"the archive holds more than {self._max_files} files")
@@ -256,7 +275,26 @@ def _zip_extract(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, out: _Unpacked)
         raise ArchiveError(f"{info.filename[:200]!r} is neither file, directory nor symbolic link")
 
 
-def _zip_add(archive: zipfile.ZipFile, path: Path, name: str) -> None:
+class _Checked(io.FileIO):
+    def __init__(self, path: Path, checkpoint: Checkpoint) -> None:
+        super().__init__(path)
+        self._checkpoint = checkpoint
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._checkpoint()
+        return super().read(size) or b""
+
+
+def _tar_add(tar: tarfile.TarFile, path: Path, name: str, checkpoint: Checkpoint) -> None:
+    info = _anonymous(tar.gettarinfo(path, name))
+    if info.isreg():
+        with _Checked(path, checkpoint) as source:
+            tar.addfile(info, source)
+    else:
+        tar.addfile(info)
+
+
+def _zip_add(archive: zipfile.ZipFile, path: Path, name: str, checkpoint: Checkpoint) -> None:
     facts = path.lstat()
     info = zipfile.ZipInfo(f"{name}/" if stat.S_ISDIR(facts.st_mode) else name)
     info.external_attr = (facts.st_mode & 0xFFFF) << 16
@@ -266,7 +304,7 @@ def _zip_add(archive: zipfile.ZipFile, path: Path, name: str) -> None:
     elif stat.S_ISDIR(facts.st_mode):
         archive.writestr(info, b"")
     else:
-        with archive.open(info, "w", force_zip64=True) as target, path.open("rb") as source:
+        with archive.open(info, "w", force_zip64=True) as target, _Checked(path, checkpoint) as source:
             while block := source.read(_BLOCK_BYTES):
                 target.write(block)
 
@@ -327,7 +365,7 @@ def _mapped(what: str) -> Iterator[None]:
         RuntimeError,
     ) as exc:
         raise ArchiveError(f"the archive is broken: {exc}") from None
-    except (UnicodeError, ValueError, OverflowError) as exc:
+    except (UnicodeError, ValueError, OverflowError, IndexError) as exc:  # IndexError: tarfile of Python 3.11.2
         raise ArchiveError(f"the archive has a bad header: {exc}") from None
     except OSError as exc:  # also what bz2 and lzma raise for bad data
         raise ArchiveError(f"cannot read or write {what}: {exc.strerror or exc}") from None

@@ -30,6 +30,8 @@ from golemp2p.runtimes.base import GuestFiles
 
 OnProgress = Callable[[int, int], None]
 
+# Packing may take minutes: a thread that works for an activity which has ended stops.
+_GIVING_UP: Final = trio.from_thread.check_cancelled
 _SHA3_BY_DIGITS: Final = {56: "sha3-224", 64: "sha3-256", 96: "sha3-384", 128: "sha3-512"}
 _PACKAGE: Final = re.compile(r"^hash:(?://)?sha3:(?:0x)?([0-9a-fA-F]+):(.+)$", re.DOTALL)
 _GFTP: Final = re.compile(r"^gftp://(0x[0-9a-fA-F]{40})/([A-Za-z0-9_-]{1,128})$")
@@ -140,7 +142,9 @@ class Transfers:
                     await files.put(outward, path)
                 else:
                     tree = staging / "tree"
-                    await _in_thread(partial(unpack, path, tree, form, max_bytes=self._max_bytes))
+                    await _in_thread(
+                        partial(unpack, path, tree, form, max_bytes=self._max_bytes, checkpoint=_GIVING_UP)
+                    )
                     await files.put_tree(outward, tree)
             elif inward is not None:
                 if form is None:
@@ -149,7 +153,7 @@ class Transfers:
                 else:
                     archive = staging / f"archive.{form}"
                     await self._read_tree(files, inward, staging / "tree")
-                    await _in_thread(partial(pack, staging / "tree", archive, form))
+                    await _in_thread(partial(pack, staging / "tree", archive, form, checkpoint=_GIVING_UP))
                     await self._upload(archive, command.target, on_progress)
 
     async def _copy(self, files: GuestFiles, source: str, target: str, form: str | None, staging: Path) -> None:

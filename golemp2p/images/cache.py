@@ -51,6 +51,10 @@ class ImageCache:
             with contextlib.suppress(OSError):
                 if left.stat().st_mtime < oldest_kept:
                     shutil.rmtree(left, ignore_errors=True)
+        for left in (*directory.glob(".*.part"), *directory.glob(".*.json")):
+            with contextlib.suppress(OSError):
+                if left.stat().st_mtime < oldest_kept:
+                    left.unlink()
 
     async def get(self, package: Path, sha256: str, to: Form) -> tuple[Path, ImageConfig]:
         """The image in that form, and its configuration. The path stays for at least IMAGE_CACHE_KEEP_S.

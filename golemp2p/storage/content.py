@@ -13,6 +13,7 @@ threads. When the quota is reached, files that nobody looked up for CONTENT_KEEP
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -209,7 +210,9 @@ class ContentStore:
         used = 0
         for folder in (self._files, self._partial):
             with os.scandir(folder) as entries:
-                used += sum(entry.stat().st_size for entry in entries)
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # it has just been moved or removed, by a thread
+                        used += entry.stat().st_size
         return used
 
     def room_for(self, more_bytes: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import hashlib
 import os
+import tarfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -222,3 +224,25 @@ async def test_the_requestor_is_asked_before_the_web(pair: Pair, tmp_path: Path)
     provider = pair.provider
     mover = Transfers(provider.agreements[agreement], provider.content, provider.data, staging=tmp_path / "staging")
     assert await trio.Path((await mover.package()).path).read_bytes() == b"package"
+
+
+async def test_a_cancelled_transfer_does_not_unpack_to_the_end(pair: Pair, files: HostFiles, tmp_path: Path) -> None:
+    """A few hundred kB that bzip2 takes a minute for: the activity ends before that."""
+    plain = bytes(512 * MIB)
+    info = tarfile.TarInfo("zeros")
+    info.size = len(plain)
+    archive = bz2.compress(info.tobuf() + plain, 1)
+    url, content = await pair.publish(archive, tmp_path)
+    await pair.provider.content.add_file(content.path)
+    moving = transfers(pair, tmp_path, max_bytes=1024 * MIB)
+    command = Transfer(source=url, target="container:/golem/work", format="tar.bz2")
+    with trio.fail_after(30), trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(moving.transfer, command, files)
+            with trio.fail_after(10):
+                while not (tmp_path / "staging" / "tree" / "zeros").exists():  # noqa: ASYNC110 - a thread's work
+                    await trio.sleep(0.01)
+            began_s = trio.current_time()
+            scope.cancel()
+    assert trio.current_time() - began_s < 0.5
+    assert not (tmp_path / "staging").exists()

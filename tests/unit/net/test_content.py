@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,21 @@ async def _stream(data: bytes) -> AsyncIterator[bytes]:
 def _file(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
+
+
+def test_a_file_that_goes_while_space_is_counted_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads move finished files and remove old ones."""
+    store = ContentStore(tmp_path)
+    for name in "abc":
+        store.partial(name).write_bytes(b"1234")
+    listed = os.scandir
+
+    @contextmanager
+    def then_gone(folder: Path) -> Iterator[list[os.DirEntry[str]]]:
+        with listed(folder) as entries:
+            found = list(entries)
+        store.partial("b").unlink(missing_ok=True)
+        yield found
+
+    monkeypatch.setattr(os, "scandir", then_gone)
+    assert store.used_bytes() == 8
