@@ -221,7 +221,7 @@ def _run(command: list[str], cwd: Path, hint: str) -> str:
     return done.stdout
 
 
-if __name__ == "__main__":
-    # For scripts: [DIRECTORY [KERNEL]], by default where the node looks.
+def main() -> None:
+    """For scripts: [DIRECTORY [KERNEL]], by default where the node looks."""
     place = Path(sys.argv[1]) if len(sys.argv) > 1 else Locations.find().guests / "qemu"
     print(prepare(place, sys.argv[2] if len(sys.argv) > 2 else None))
