@@ -50,8 +50,8 @@ RUNTIME_ISOLATION: Final = (("runsc", "gvisor"), ("gvisor", "gvisor"), ("kata", 
 class DockerSettings:
     """``engine``: its URL, else DOCKER_HOST and the usual sockets. ``oci_runtime``: runsc, kata … as the engine has it.
 
-    ``run_as``: uid[:gid] for all payloads instead of the image's user. ``pull``: prefixes of registry references that
-    may be pulled (by digest).
+    ``run_as``: uid[:gid] for all payloads instead of the image's user (of the node's, when that is not root). ``pull``:
+    prefixes of registry references that may be pulled (by digest).
     """
 
     engine: str = ""
@@ -178,7 +178,7 @@ class DockerRuntime:
             entrypoint=[AGENT],
             command=["serve"],
             hostname=deployment.hostname or "golem",
-            user=self._settings.run_as or config.get("User") or "",
+            user=await self._user(engine, config),
             working_dir=config.get("WorkingDir") or "/",  # made by the engine where the image has it not
             environment={},
             stdin_open=True,
@@ -190,6 +190,15 @@ class DockerRuntime:
         env = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
         machine = Machine(engine, container, volumes, env, config.get("WorkingDir") or WORK)
         return DockerInstance(deployment, machine, partial(self._ended, deployment.activity_id))
+
+    async def _user(self, engine: Engine, config: Mapping[str, Any]) -> str:
+        """The owner's wish, else the image's. A node that is not root's takes its own user: other users' files in the
+        volumes it could neither count nor remove. A rootless engine calls our user root.
+        """
+        if self._settings.run_as or os.geteuid() == 0:
+            return self._settings.run_as or config.get("User") or ""
+        options = (await engine.info()).get("SecurityOptions") or ()
+        return "0:0" if any("rootless" in str(option) for option in options) else f"{os.geteuid()}:{os.getegid()}"
 
     def _host_config(self, deployment: Deployment, binds: Mapping[str, Any]) -> dict[str, Any]:
         """Hardened: no network, no capability, no new privilege, the engine's seccomp profile, bounded everything."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
+import golemp2p
 from golemp2p import limits as bounds
 from golemp2p.images.build import BuildOptions, build_image
 from golemp2p.runtimes.base import Deployment, Limits, RuntimeFailureError
@@ -21,6 +23,7 @@ from golemp2p.runtimes.docker.instance import DockerInstance
 from golemp2p.runtimes.docker.runtime import DockerRuntime, DockerSettings
 from golemp2p.runtimes.docker.workvolume import MOUNT, drop_volume, make_volume
 from tests.engine import Engine, open_engine
+from tests.integration.runtimes import nonroot
 from tests.integration.runtimes.busybox import make_rootfs, make_squashfs
 from tests.integration.runtimes.contract import MIB, NO_LIMITS, Output, Payload, RuntimeContract, unwrapped
 
@@ -306,3 +309,32 @@ async def test_the_trial_of_a_killed_node_is_removed_and_that_of_a_living_one_is
     finally:
         drop_volume(places[1] / "work")
         shutil.rmtree(places[1])
+
+
+async def test_a_node_that_is_not_roots_counts_and_removes_what_its_payloads_made(image: Path, tmp_path: Path) -> None:
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        with open_engine() as engine:
+            # Python itself may be out of that user's reach, so there must be nothing to convert.
+            rich = DockerRuntime(DockerSettings(engine=engine.url), tmp_path / "cache", tmp_path)
+            async with order(image, tmp_path / "work") as deployment:
+                await (await rich.deploy(deployment)).terminate()
+            engine.directory.chmod(0o711)
+            (engine.directory / "s").chmod(0o666)
+            copy = trio.Path(shutil.copy(image, place / "image"))
+            await trio.Path(place).chmod(0o777)
+            await copy.chmod(0o644)
+            script = str(Path(nonroot.__file__))
+            with trio.fail_after(60):
+                done = await trio.run_process(
+                    [sys.executable, script, engine.url, str(copy), str(place)],
+                    check=False,
+                    capture_stdout=True,
+                    capture_stderr=True,
+                    env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(golemp2p.__file__).parent.parent)},
+                )
+        said = done.stdout.decode()
+        for expected in (f"{nonroot.USER}\n", "code 0\n", "counted True\n", "left False\n"):
+            assert expected in said, said + done.stderr.decode()
+    finally:
+        shutil.rmtree(place)
