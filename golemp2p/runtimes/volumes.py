@@ -179,6 +179,7 @@ def _put(volumes: Mapping[str, Path], guest_path: str, write: Callable[[int, str
         part = f".{secrets.token_hex(8)}.part"
         try:
             write(parent, part)
+            _hand_over(parent, part)
             os.rename(part, name, src_dir_fd=parent, dst_dir_fd=parent)
         except OSError as exc:
             with contextlib.suppress(OSError):
@@ -226,9 +227,18 @@ def _walk(
             if create:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, 0o755, dir_fd=here)
+                    _hand_over(here, part)
             directories.append(opened(os.open(part, _DIR, dir_fd=here)))
         except OSError as exc:
             raise _missing(guest_path, exc) from None
+
+
+def _hand_over(parent: int, name: str) -> None:
+    """To the owner of the directory it is in, where we may: what is brought to a payload is its own."""
+    owner, own = os.fstat(parent), os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if (owner.st_uid, owner.st_gid) != (own.st_uid, own.st_gid):
+        with contextlib.suppress(PermissionError):
+            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=parent, follow_symlinks=False)
 
 
 def _link(directory: int, name: str) -> str | None:

@@ -42,6 +42,18 @@ def _is_visible(directory: Path) -> bool:
         return False
 
 
+def _hand_over(pid: int, directories: Sequence[Path]) -> None:
+    """Give the volumes to the user that the container runs as, where we may; what is put into them follows."""
+    try:
+        # Not the owner of /proc/PID, who is root: the agent lets nobody look into it.
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        uid, gid = (int(line.split()[1]) for name in ("Uid:", "Gid:") for line in lines if line.startswith(name))
+        for directory in directories:
+            os.chown(directory, uid, gid)
+    except (OSError, ValueError) as exc:
+        log.info("volumes_not_handed_over", error=str(exc))
+
+
 @dataclass(frozen=True)
 class Machine:
     """A created container: ``volumes`` guest path -> host directory, ``env`` and ``cwd`` as the image has them."""
@@ -98,6 +110,8 @@ class DockerInstance:
             raise
         pid = int(facts["State"]["Pid"])
         self._cgroup = cgroup_of(pid, container)
+        if self._cgroup.readable:  # the process is one of this machine
+            await trio.to_thread.run_sync(_hand_over, pid, list(self._machine.volumes.values()))
         upper = (facts.get("GraphDriver", {}).get("Data") or {}).get("UpperDir")
         if upper and await trio.to_thread.run_sync(_is_visible, Path(upper)):
             self._upper = Path(upper)

@@ -187,6 +187,21 @@ class TestDocker(RuntimeContract):
             _, output = await self.run(instance, payload)
             assert bytes(output.stdout) == b"/not/there\n65534\n"
 
+    async def test_files_that_come_in_belong_to_the_images_user(self, runtime: DockerRuntime, tmp_path: Path) -> None:
+        make_rootfs(tmp_path / "root")
+        build_image(str(tmp_path / "root"), tmp_path / "image", BuildOptions(user="nobody"))
+        script = (
+            "echo more >> file && rm tree/deep/file && > tree/deep/new && stat -c %u . file tree tree/deep"
+        )
+        payload = Payload((tmp_path / "image").read_bytes(), "sh", ("-c", script))
+        (tmp_path / "tree" / "deep").mkdir(parents=True)
+        (tmp_path / "tree" / "deep" / "file").write_text("x")
+        async with self.deployed(runtime, payload, tmp_path) as instance:
+            await instance.files.put("/golem/work/file", tmp_path / "tree" / "deep" / "file")
+            await instance.files.put_tree("/golem/work/tree", tmp_path / "tree")
+            status, output = await self.run(instance, payload)
+            assert (status.code, bytes(output.stdout)) == (0, b"65534\n" * 4), bytes(output.stderr)
+
     async def test_a_port_of_the_payload_can_be_reached(
         self, runtime: DockerRuntime, payloads: BusyboxPayloads, tmp_path: Path
     ) -> None:
