@@ -190,9 +190,7 @@ class TestDocker(RuntimeContract):
     async def test_files_that_come_in_belong_to_the_images_user(self, runtime: DockerRuntime, tmp_path: Path) -> None:
         make_rootfs(tmp_path / "root")
         build_image(str(tmp_path / "root"), tmp_path / "image", BuildOptions(user="nobody"))
-        script = (
-            "echo more >> file && rm tree/deep/file && > tree/deep/new && stat -c %u . file tree tree/deep"
-        )
+        script = "echo more >> file && rm tree/deep/file && > tree/deep/new && stat -c %u . file tree tree/deep"
         payload = Payload((tmp_path / "image").read_bytes(), "sh", ("-c", script))
         (tmp_path / "tree" / "deep").mkdir(parents=True)
         (tmp_path / "tree" / "deep" / "file").write_text("x")
