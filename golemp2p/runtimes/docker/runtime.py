@@ -9,15 +9,10 @@ node dies the agent's stdin closes, it leaves, and the container ends with it.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import posixpath
-import re
 import resource
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,9 +22,9 @@ import structlog
 import trio
 
 from golemp2p import __version__, limits
-from golemp2p.images import ImageError, convert_image
 from golemp2p.runtimes.base import Deployment, Probe, RuntimeFailureError
 from golemp2p.runtimes.docker.engine import Engine, EngineError, find_engine
+from golemp2p.runtimes.docker.images import EngineImages
 from golemp2p.runtimes.docker.instance import WORK, DockerInstance, Machine
 from golemp2p.runtimes.docker.trial import trial_image
 from golemp2p.runtimes.docker.workvolume import drop_all, drop_volume, make_volume
@@ -41,7 +36,6 @@ log = structlog.get_logger(__name__)
 LABEL: Final = "golemp2p.node"
 ACTIVITY: Final = "golemp2p.activity"
 AGENT: Final = "/.golemp2p-agent"
-REPOSITORY: Final = "golemp2p/image"
 INSTALL: Final = "install Docker (Debian: apt install docker.io) or podman, or set vm.engine to where it listens"
 RUNTIME_ISOLATION: Final = (("runsc", "gvisor"), ("gvisor", "gvisor"), ("kata", "microvm"))
 
@@ -70,12 +64,10 @@ class DockerRuntime:
         self._work_root = work_root
         self._owner = hashlib.sha256(str(work_root.resolve()).encode()).hexdigest()[:24]
         self._engine: Engine | None = None
-        self._loading: dict[str, trio.Lock] = {}
         self._mounts = True  # whether volumes can have a file system of their own; root may try again and again
         self._alive: set[str] = set()  # activities
         self._stale = False  # something of ours may be left at the engine
-        self._wanted: Counter[str] = Counter()  # images that are to be a container's soon
-        self._used: dict[str, float] = {}  # when an image of ours was wanted last
+        self._images = EngineImages(settings.pull)
 
     @property
     def id(self) -> str:
@@ -126,7 +118,7 @@ class DockerRuntime:
         try:
             engine = self._find()
             await self._sweep(engine)
-            await self._evict(engine)
+            await self._images.evict(engine)
         except RuntimeFailureError as exc:  # no engine now: there is nothing left running either
             self._stale = True
             log.info("engine_not_cleaned", error=str(exc))
@@ -160,7 +152,7 @@ class DockerRuntime:
 
     async def _deploy(self, engine: Engine, deployment: Deployment) -> DockerInstance:
         agent = await trio.to_thread.run_sync(agent_binary, self._cache_dir)
-        async with self._image(engine, deployment) as image:
+        async with self._images.wanted(engine, deployment) as image:
             return await self._contain(engine, deployment, image, agent)
 
     async def _contain(
@@ -237,80 +229,6 @@ class DockerRuntime:
                 self._mounts = os.geteuid() == 0
                 log.info("volumes_without_quota", error=str(exc), hint="only the once-a-second disk watch bounds them")
         return await trio.to_thread.run_sync(_make_directories, root, tuple(dict.fromkeys(guests)))
-
-    @asynccontextmanager
-    async def _image(self, engine: Engine, deployment: Deployment) -> AsyncIterator[Mapping[str, Any]]:
-        """The package as an image of the engine: converted and loaded once, known by the package's hash. It stays at
-        least for as long as we are inside.
-        """
-        pulled = deployment.reference
-        tag = f"pulled-{pulled.rpartition(':')[2]}" if pulled else deployment.package_sha256
-        name = f"{REPOSITORY}:{tag}"
-        self._wanted[name] += 1
-        lock = self._loading.setdefault(name, trio.Lock())
-        try:
-            async with lock:
-                if pulled:
-                    found = await self._pull(engine, pulled, tag)
-                else:
-                    found = await engine.image(name) or await self._load(engine, deployment, name)
-            self._used[name] = time.time()
-            yield found
-        finally:
-            self._wanted[name] -= 1
-            if not self._wanted[name]:
-                del self._wanted[name], self._loading[name]
-
-    async def _load(self, engine: Engine, deployment: Deployment, name: str) -> Mapping[str, Any]:
-        archive = deployment.work_dir / "image.tar"
-        if deployment.progress is not None:
-            await deployment.progress("loading the image", 0, None, "")
-        try:
-            await convert_image(deployment.package, archive, to="docker-archive", name=name)
-        except ImageError as exc:
-            raise RuntimeFailureError(exc.message, hint=exc.hint) from None
-        found = await engine.load(archive, name)
-        await trio.to_thread.run_sync(archive.unlink)
-        log.info("image_loaded", name=name, id=found["Id"])
-        await self._evict(engine)
-        return found
-
-    async def _pull(self, engine: Engine, reference: str, tag: str) -> Mapping[str, Any]:
-        if not re.fullmatch(r"[A-Za-z0-9._:/-]{1,200}@sha256:[0-9a-f]{64}", reference):
-            raise RuntimeFailureError(f"image reference {reference[:200]!r} names no digest", hint="NAME@sha256:…")
-        if not any(reference.startswith(prefix) for prefix in self._settings.pull):
-            raise RuntimeFailureError(
-                f"this provider does not pull {reference[:200]!r}", hint="its owner allows prefixes with vm.pull"
-            )
-        found = await engine.image(reference)
-        if found is None:
-            found = await engine.pull(reference, REPOSITORY, tag)
-            await self._evict(engine)
-        return found
-
-    async def _evict(self, engine: Engine) -> None:
-        """Images of ours beyond the budget, the longest unused first; one that is a container's stays by itself.
-
-        The engine does not tell when one was loaded, and its own time is what its maker wrote: those of before our
-        start go first.
-        """
-        images = [
-            (math.inf if name in self._wanted else self._used.get(name, 0.0), name, image)
-            for image in await engine.images(REPOSITORY)
-            for name in image["RepoTags"] or ()
-            if name.startswith(f"{REPOSITORY}:")
-        ]
-        total_bytes = 0
-        for _, name, image in sorted(images, key=lambda one: one[0], reverse=True):
-            total_bytes += int(image["Size"])
-            if total_bytes > limits.IMAGE_CACHE_BYTES and name not in self._wanted:
-                log.info("image_evicted", name=name, bytes=image["Size"])
-                await engine.remove_image(name)
-                self._used.pop(name, None)
-                pulled = name.partition(":pulled-")[2]
-                for reference in image.get("RepoDigests") or ():
-                    if pulled and reference.endswith(f"@sha256:{pulled}"):  # the name that pulling gave it
-                        await engine.remove_image(reference)
 
     def _find(self) -> Engine:
         if self._engine is None:
