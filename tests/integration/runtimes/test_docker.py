@@ -307,6 +307,10 @@ async def test_an_allowed_image_is_pulled_by_its_digest_and_no_other(
     async with contract.deployed(runtime, hello, tmp_path, reference=reference) as instance:
         _, output = await contract.run(instance, hello)
         assert bytes(output.stdout) == b"hello\n"
+    with pytest.MonkeyPatch.context() as patch:  # what was pulled makes room as everything else
+        patch.setattr("golemp2p.limits.IMAGE_CACHE_BYTES", 0)
+        await runtime.clean_up()
+    assert await runtime._find().image(reference) is None
     for wrong, complaint in (
         (reference[:-4] + "0000", "engine refused"),
         (f"{registry}/team/busybox:latest", "no digest"),

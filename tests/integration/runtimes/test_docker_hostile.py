@@ -338,3 +338,21 @@ async def test_a_node_that_is_not_roots_counts_and_removes_what_its_payloads_mad
             assert expected in said, said + done.stderr.decode()
     finally:
         shutil.rmtree(place)
+
+
+async def test_the_operators_own_images_are_never_evicted(
+    docker_engine: Engine, runtime: DockerRuntime, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever they hold, also the same as one of ours."""
+    engine = runtime._find()
+    async with order(image, tmp_path / "work") as deployment:
+        await (await runtime.deploy(deployment)).terminate()
+        ours = f"golemp2p/image:{deployment.package_sha256}"
+    await engine.call(lambda api: api.tag(ours, "operators/own", "1"))
+    await engine.call(lambda api: api.tag(ours, "golemp2p/image-like", "1"))
+    monkeypatch.setattr(bounds, "IMAGE_CACHE_BYTES", 0)
+    await runtime.clean_up()
+    assert await engine.image(ours) is None
+    for theirs in ("operators/own:1", "golemp2p/image-like:1"):
+        assert await engine.image(theirs) is not None
+        await engine.remove_image(theirs)
