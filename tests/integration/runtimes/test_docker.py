@@ -255,6 +255,19 @@ class TestDocker(RuntimeContract):
         assert 0 < probe.measured["start_s"] < 20
 
 
+async def test_a_root_that_may_only_be_read_leaves_volumes_and_tmp_to_write_to(
+    docker_engine: Engine, payloads: BusyboxPayloads, tmp_path: Path
+) -> None:
+    (tmp_path / "work").mkdir()
+    settings = DockerSettings(engine=docker_engine.url, read_only_root=True)
+    runtime = DockerRuntime(settings, tmp_path / "cache", tmp_path / "work")
+    payload = payloads.sh("echo 1 > /root/x || echo refused; echo 2 > x && echo 3 > /tmp/x && cat x /tmp/x")
+    contract = RuntimeContract()
+    async with contract.deployed(runtime, payload, tmp_path) as instance:
+        status, output = await contract.run(instance, payload)
+        assert (status.code, bytes(output.stdout)) == (0, b"refused\n2\n3\n"), bytes(output.stderr)
+
+
 async def test_a_machine_without_an_engine_says_what_to_do(tmp_path: Path) -> None:
     runtime = DockerRuntime(DockerSettings(engine=f"unix://{tmp_path}/none"), tmp_path, tmp_path)
     probe = await runtime.probe()
