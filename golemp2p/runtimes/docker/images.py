@@ -99,9 +99,13 @@ class EngineImages:
             total_bytes += int(image["Size"])
             if total_bytes > limits.IMAGE_CACHE_BYTES and name not in self._wanted:
                 log.info("image_evicted", name=name, bytes=image["Size"])
-                await engine.remove_image(name)
-                self._used.pop(name, None)
-                pulled = name.partition(":pulled-")[2]
-                for reference in image.get("RepoDigests") or ():
-                    if pulled and reference.endswith(f"@sha256:{pulled}"):  # the name that pulling gave it
-                        await engine.remove_image(reference)
+                await self._remove(engine, name)
+
+    async def _remove(self, engine: Engine, name: str) -> None:
+        pulled = name.partition(":pulled-")[2]
+        facts = (await engine.image(name) or {}) if pulled else {}
+        await engine.remove_image(name)
+        self._used.pop(name, None)
+        for reference in facts.get("RepoDigests") or ():
+            if reference.endswith(f"@sha256:{pulled}"):  # the name that pulling gave it
+                await engine.remove_image(reference)
