@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -304,6 +305,7 @@ async def _run(order: Order, url: str, key: str) -> int:
 
 
 async def _execute(order: Order, golem: Golem, progress: _Progress) -> TaskResult[None, CommandOutput]:
+    logging.getLogger("golemp2p.sdk").setLevel(logging.ERROR)  # what it would warn of, we say in our own words
     payload, argv = await _payload(order)
     progress.say("looking for a provider")
     async with golem:

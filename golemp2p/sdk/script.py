@@ -282,7 +282,7 @@ class _DownloadDirectory(Step):
             await client.files.save_slot(self._slot, archive, timeout_s=limits.SDK_SLOT_TIMEOUT_S)
             await anyio.to_thread.run_sync(partial(unpack, archive, tree, _FORM, max_bytes=self._max_bytes))
             try:
-                await anyio.to_thread.run_sync(tree.rename, self._local.absolute())
+                await anyio.to_thread.run_sync(_publish, tree, self._local.absolute())
             except OSError as exc:
                 raise UsageError(f"cannot make the directory {self._local}: {exc.strerror}") from exc
 
@@ -290,6 +290,14 @@ class _DownloadDirectory(Step):
         if self._slot:
             slot, self._slot = self._slot, ""
             await client.files.close_slot(slot)
+
+
+def _publish(tree: Path, target: Path) -> None:
+    """``tree`` was private while it grew; it gets the mode of a directory that anybody makes."""
+    target.mkdir()
+    mode = target.stat().st_mode
+    tree.rename(target)  # takes the place of an empty directory at once
+    target.chmod(mode)
 
 
 @asynccontextmanager
