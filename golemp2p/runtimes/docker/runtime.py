@@ -214,7 +214,7 @@ class DockerRuntime:
         if self._settings.read_only_root:
             host["tmpfs"] = {"/tmp": "", "/run": ""}  # noqa: S108 - in the container
         if agreed.cpus is not None:
-            host["nano_cpus"] = int(agreed.cpus * 1e9)
+            host["nano_cpus"] = int(min(agreed.cpus, os.cpu_count() or 1) * 1e9)  # engines refuse more
         if self._settings.oci_runtime:
             host["runtime"] = self._settings.oci_runtime
         return host

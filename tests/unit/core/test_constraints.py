@@ -151,10 +151,10 @@ def test_depth_size_and_number_are_limited() -> None:
     deep = limits.MAX_CONSTRAINT_DEPTH
     parse("(!" * deep + "()" + ")" * deep)
     for text in ("(!" * (deep + 1) + "()" + ")" * (deep + 1), "(" * 30_000, "(!" * 15_000, "(&" + "()" * 10_000 + ")"):
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(ConstraintSyntaxError):
             parse(text)
-        assert time.perf_counter() - started < 0.5
+        assert time.process_time() - started < 0.5
     with pytest.raises(ConstraintSyntaxError, match="longer than"):
         parse("(a=" + "é" * limits.MAX_CONSTRAINTS_BYTES + ")")
 
@@ -175,9 +175,9 @@ def test_depth_size_and_number_are_limited() -> None:
 def test_the_worst_terms_that_fit_the_limits_are_judged_quickly(constraint: str, properties: dict[str, Any]) -> None:
     """A hostile offer must not stop a node: matching runs before gossip is passed on."""
     flat = flatten(properties)
-    started = time.perf_counter()
+    started = time.process_time()
     explain(parse(constraint), flat)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_explanations_name_the_clauses_that_decide() -> None:
