@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from golemp2p.recursion import recursion_limit_kept
 from tests.engine import Engine, open_engine
-
-ROOT = Path(__file__).parent
 
 # Some tests import eth_account, and with it py_ecc: it must not raise the limit of the process under test.
 with recursion_limit_kept():
@@ -24,12 +22,16 @@ def docker_engine() -> Iterator[Engine]:
         yield engine
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `pytest -n 2 --dist loadgroup`: end-to-end tests in one process, one after the other, integration tests in one.
+class OneProcessPerKind(LoadScopeScheduling):  # type: ignore[misc] # xdist ships no types
+    """Of `pytest -n 2`: the end-to-end tests in one process, the integration tests in one, unit tests in both.
 
-    They share networks and engines among themselves, and wait more than they compute.
+    The first two share networks and engines among themselves, and wait more than they compute.
     """
-    for item in items:
-        kind = item.path.relative_to(ROOT).parts[0]
-        if kind != "unit":
-            item.add_marker(pytest.mark.xdist_group(kind))
+
+    def _split_scope(self, nodeid: str) -> str:
+        kind = nodeid.removeprefix("tests/").partition("/")[0]
+        return kind if kind in ("e2e", "integration", "compat") else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneProcessPerKind:
+    return OneProcessPerKind(config, log)
