@@ -74,8 +74,8 @@ def runtime(vm_cache: Path) -> QemuRuntime:
 
 
 class TestQemu(RuntimeContract):
-    # The limit is kept by the guest's clock, which counts time that the host gave to others; the host's count is billed,
-    # with what the emulator itself takes.
+    # The limit is kept by the guest's clock, which counts time that the host gave to others. The host's count is
+    # billed, with what the emulator itself takes.
     cpu_bounds = (0.2, 2.0)
 
     @asynccontextmanager
