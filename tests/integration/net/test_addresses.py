@@ -26,6 +26,7 @@ PEER = NodeKey.generate().peer_id
         f"/ip4/300.0.2.7/tcp/4001/p2p/{PEER}",
         "/ip4/192.0.2.7/tcp/4001/p2p/QmNobody",
     ],
+    ids=["word", "nothing", "no-peer", "port", "ip", "peer"],
 )
 async def test_a_bootstrap_address_that_is_none_stops_the_start(address: str) -> None:
     with pytest.raises(UsageError, match="bootstrap"):
