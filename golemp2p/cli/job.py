@@ -240,6 +240,10 @@ def check(order: Order) -> None:
         raise UsageError("--cpus is for --image", hint="a WASM program runs on one core")
     if order.image is not None and order.deterministic:
         raise UsageError("--deterministic is for WASM programs", hint="a container's results are not repeatable")
+    if order.receipt is not None and not os.access(order.receipt.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write the receipt into {order.receipt.parent}", hint="choose another --receipt FILE")
+    if order.receipt is not None and order.receipt.is_dir():
+        raise UsageError(f"{order.receipt} is a directory, the receipt would be a file there")
     _prepare_outputs(order)
 
 

@@ -10,15 +10,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
@@ -26,13 +24,13 @@ import structlog
 import trio
 
 from golemp2p import limits
+from golemp2p.filelock import locked
 from golemp2p.images.launch import Form, convert_image
 from golemp2p.images.model import ImageConfig, ImageError
 
 log = structlog.get_logger(__name__)
 _VERSION: Final = "v1"  # of what converting.py writes: raise it when the outcome changes
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_LOCK_POLL_S: Final = 0.05
 
 
 def image_tag(sha256: str) -> str:
@@ -95,23 +93,10 @@ class ImageCache:
         finally:
             part.unlink(missing_ok=True)
 
-    @asynccontextmanager
-    async def _locked(self, path: Path) -> AsyncIterator[None]:
-        """An flock, polled: other nodes of this user may be converting the very same image."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            with trio.move_on_after(limits.IMAGE_CONVERT_WALL_S * 2) as scope:
-                while True:
-                    try:
-                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        await trio.sleep(_LOCK_POLL_S)
-            if scope.cancelled_caught:
-                raise ImageError("another node keeps converting this image")
-            yield
-        finally:
-            os.close(descriptor)
+    def _locked(self, path: Path) -> AbstractAsyncContextManager[None]:
+        """Other nodes of this user may be converting the very same image."""
+        busy = ImageError("another node keeps converting this image")
+        return locked(path, timeout_s=limits.IMAGE_CONVERT_WALL_S * 2, otherwise=busy)
 
     def _evict(self) -> None:
         """Drop the least recently used images beyond the budget; not those handed out just now."""

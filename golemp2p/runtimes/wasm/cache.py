@@ -8,15 +8,13 @@ atomic rename, and the key names all that the code depends on. Compiling cannot 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
 import secrets
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -25,13 +23,13 @@ import structlog
 import trio
 
 from golemp2p import limits
+from golemp2p.filelock import locked
 from golemp2p.runtimes.base import RuntimeFailureError
 from golemp2p.runtimes.wasm.launch import start_worker
 from golemp2p.runtimes.wasm.profiles import Profile
 
 log = structlog.get_logger()
 WASMTIME_VERSION: Final = metadata.version("wasmtime")
-_LOCK_POLL_S: Final = 0.05
 _OUTPUT: Final = "module"
 
 
@@ -155,23 +153,10 @@ class ModuleCache:
                 if time.time() - path.stat().st_mtime > 2 * limits.COMPILE_WALL_S:  # else another node is at it
                     shutil.rmtree(path)
 
-    @asynccontextmanager
-    async def _locked(self, path: Path) -> AsyncIterator[None]:
-        """An flock, polled: other nodes of this user may be compiling the very same module."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            with trio.move_on_after(limits.COMPILE_WALL_S * 2) as scope:
-                while True:
-                    try:
-                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        await trio.sleep(_LOCK_POLL_S)
-            if scope.cancelled_caught:
-                raise RuntimeFailureError("another node keeps compiling this module")
-            yield
-        finally:
-            os.close(descriptor)
+    def _locked(self, path: Path) -> AbstractAsyncContextManager[None]:
+        """Other nodes of this user may be compiling the very same module."""
+        busy = RuntimeFailureError("another node keeps compiling this module")
+        return locked(path, timeout_s=limits.COMPILE_WALL_S * 2, otherwise=busy)
 
     def _evict(self) -> None:
         """Drop the least recently used modules beyond the budget."""

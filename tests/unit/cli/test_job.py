@@ -85,3 +85,11 @@ def test_inputs_stay_in_the_working_directory(tmp_path: Path) -> None:
     wanted.inputs = [parse_input(f"{tmp_path}/..")]
     with pytest.raises(UsageError, match="--input"):
         check(wanted)
+
+
+def test_a_receipt_that_cannot_be_kept_is_refused_before_anything_is_paid(tmp_path: Path) -> None:
+    wanted = order(tmp_path)
+    for place in (tmp_path / "missing" / "receipt.json", tmp_path):
+        wanted.receipt = place
+        with pytest.raises(UsageError, match="receipt"):
+            check(wanted)
