@@ -6,7 +6,7 @@ import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -28,6 +28,7 @@ from golemp2p.errors import UsageError
 if TYPE_CHECKING:
     from golemp2p.images.store import ImageStore, StoredImage
 
+GVMI_HASH: Final = "sha3-224"  # Golem's clients name images by it; ours by sha3-256
 app = typer.Typer(help="Images for the vm runtime: build, list, hand to the node.", no_args_is_help=True)
 Reference = Annotated[str, typer.Argument(help="Name[:tag], the hash or its first 8 digits, or a file.")]
 
@@ -155,7 +156,7 @@ def push(
 
     path = _store().resolve(reference)
     inspect_image(path)  # what no provider could run is not pushed
-    stored = with_client(data_dir, api_url, app_key, lambda client: client.files.publish(path))
+    stored = with_client(data_dir, api_url, app_key, lambda client: client.files.publish(path, also=(GVMI_HASH,)))
     link = f"hash:sha3:{stored.sha3_256}:{stored.url}"
     if as_json:
         echo_json({"task_package": link, "sha3_256": stored.sha3_256, "url": stored.url, "size_bytes": stored.size})

@@ -20,10 +20,15 @@ class FilesApi:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def publish(self, source: Path | bytes) -> FileBody:
-        """Give a file to the node; ``url`` of the answer is what a provider's ``transfer`` reads."""
+    async def publish(self, source: Path | bytes, *, also: tuple[str, ...] = ()) -> FileBody:
+        """Give a file to the node; ``url`` of the answer is what a provider's ``transfer`` reads.
+
+        ``also``: more hash algorithms to be found by, such as sha3-224.
+        """
         content = source if isinstance(source, bytes) else _chunks(source)
-        found = await self._session.request("PUT", f"{_PREFIX}/files", content=content, timeout_s=TRANSFER_TIMEOUT_S)
+        found = await self._session.request(
+            "PUT", f"{_PREFIX}/files", params={"also": list(also)}, content=content, timeout_s=TRANSFER_TIMEOUT_S
+        )
         return FileBody.model_validate(found)
 
     async def open_slot(self) -> SlotBody:

@@ -15,7 +15,7 @@ REQUEST_TIMEOUT_S: Final = 30.0
 POLL_SLACK_S: Final = 10.0  # what a long poll may take beyond its own timeout
 MAX_CONNECTIONS: Final = 200
 
-Params = Mapping[str, str | int | float | bool | None]
+Params = Mapping[str, str | int | float | bool | list[str] | None]
 
 _BY_CODE: Final[dict[str, type[errors.GolemError]]] = {
     kind.code: kind
