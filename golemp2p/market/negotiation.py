@@ -125,14 +125,14 @@ class Negotiation:
         proposal = self._proposals.get(proposal_id)
         if proposal is None or proposal.subscription != subscription_id:
             raise NotFoundError(
-                f"proposal {proposal_id} of {subscription_id} is unknown", hint="proposals end with their demand"
+                f"proposal {proposal_id} of {subscription_id} is unknown", hint="proposals end with their offer or demand, or an hour later"
             )
         return proposal
 
     def find(self, proposal_id: ProposalId) -> Proposal:
         proposal = self._proposals.get(proposal_id)
         if proposal is None:
-            raise NotFoundError(f"proposal {proposal_id} is unknown", hint="proposals end with their demand")
+            raise NotFoundError(f"proposal {proposal_id} is unknown", hint="proposals end with their offer or demand, or an hour later")
         return proposal
 
     def find_key(self, key: str, peer: PeerId) -> Proposal:
@@ -173,8 +173,11 @@ class Negotiation:
             self._drop(old)
 
     def forget_subscription(self, subscription_id: SubscriptionId) -> None:
-        for proposal_id in [p.id for p in self._proposals.values() if p.subscription == subscription_id]:
-            self._drop(proposal_id)
+        """A provider's answers stay for PROPOSAL_TTL_S: golem-js makes agreements of them when its demand has ended."""
+        for proposal in [p for p in self._proposals.values() if p.subscription == subscription_id]:
+            initial = proposal.state in (ProposalState.INITIAL, ProposalState.COUNTERED_INITIAL)
+            if initial or not proposal.id.startswith("R-"):
+                self._drop(proposal.id)
         self._offered.pop(subscription_id, None)
 
     def forget_old(self, now: float) -> None:

@@ -141,6 +141,23 @@ async def test_a_rejection_reaches_the_other_side_with_its_reason(hub: MemoryHub
         assert requestor.market.negotiation.find(mine).state is ProposalState.REJECTED
 
 
+async def test_a_providers_answer_outlives_its_demand_and_can_still_become_an_agreement(
+    hub: MemoryHub, autojump_clock: MockClock
+) -> None:
+    """golem-js's step-by-step example ends its demand before it proposes the agreement."""
+    async with open_node(hub) as requestor, open_node(hub) as provider:
+        await link(requestor, provider)
+        demand, offer, proposal = await negotiate(requestor, provider)
+        await requestor.market.unsubscribe(D, demand)
+        assert requestor.market.negotiation.get(demand, proposal).state is ProposalState.DRAFT
+        agreement = await requestor.market.agreements.create(proposal, requestor.now() + 3600)
+        await requestor.market.agreements.confirm(agreement, None)
+        (event,) = await provider.events(O, offer)
+        assert isinstance(event, AgreementReceived)
+        await provider.market.agreements.approve(event.agreement.id, 5)
+        await requestor.market.agreements.wait_approved(agreement, 5)
+
+
 async def test_an_agreement_is_made_once_of_a_proposal(hub: MemoryHub, autojump_clock: MockClock) -> None:
     async with open_node(hub) as requestor, open_node(hub) as provider:
         await link(requestor, provider)
