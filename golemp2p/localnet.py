@@ -38,6 +38,8 @@ OFFERS_TIMEOUT_S: Final = 30.0
 CHECK_INTERVAL_S: Final = 0.05
 FUNDS_TGLM: Final = "1000"
 GAS_WEI: Final = 10**18
+GLM_NETWORKS: Final = frozenset({"mainnet", "polygon"})  # yapapi and golem-js expect tglm on all others
+COMMANDS: Final = ("golemp2p", "gftp", "yagna")  # that agents start; found before those of another installation
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class LocalNetOptions:
     providers: int = 2
     runtimes: tuple[str, ...] = ("wasmtime",)
     chain: Kind | None = None
+    network_name: str = "local"  # as clients ask for it in (YAGNA_)PAYMENT_NETWORK; some programs name one themselves
     directory: Path | None = None  # kept; None is a temporary one
     provider: Mapping[str, Any] = field(default_factory=dict)
     payment: Mapping[str, Any] = field(default_factory=dict)
@@ -116,7 +119,7 @@ async def open_localnet(options: LocalNetOptions) -> AsyncIterator[LocalNet]:
             for node in providers:
                 _write_config(node, options, network, chain, bootstrap=bootstrap)
                 nursery.start_soon(partial(_start, stack, node, provider=True))
-        env = _environment(requestor, directory)
+        env = _environment(requestor, directory, options.network_name)
         net = LocalNet(directory, chain, requestor, providers, env, stack)
         _write_private(directory / "localnet.json", json.dumps(_description(net), indent=2))  # app-keys are in it
         await _check_runtimes(net)
@@ -160,10 +163,10 @@ def _write_config(
         "payment": {
             "networks": [
                 {
-                    "name": "local",
+                    "name": options.network_name,
                     "chain_id": chain.chain_id,
                     "token": chain.token_address,
-                    "symbol": "tglm",
+                    "symbol": "glm" if options.network_name in GLM_NETWORKS else "tglm",
                     "rpc_url": chain.rpc_url,
                 }
             ],
@@ -249,20 +252,34 @@ async def _wait_for_offers(client: NodeClient, providers: int, runtimes: int) ->
     raise DeadlineError(f"only {len(seen)} of {providers} providers' offers became visible in {OFFERS_TIMEOUT_S:g} s")
 
 
-def _environment(requestor: LocalNode, directory: Path) -> dict[str, str]:
+def _environment(requestor: LocalNode, directory: Path, network_name: str) -> dict[str, str]:
     """For agents of any kind: yagna's names, which yapapi and golem-js read."""
+    ours = Path(sys.executable).parent
     return {
         "YAGNA_APPKEY": requestor.app_key,
         "YAGNA_API_URL": requestor.rest_url,
         "YAGNA_SUBNET": "public",
         "YAGNA_PAYMENT_DRIVER": "erc20",
-        "YAGNA_PAYMENT_NETWORK": "local",
-        "PAYMENT_NETWORK": "local",
+        "YAGNA_PAYMENT_NETWORK": network_name,
+        "PAYMENT_NETWORK": network_name,
         "GOLEM_REGISTRY_URL": requestor.rest_url,
         "GOLEMP2P_DATA_DIR": str(requestor.where.data),
         "GOLEMP2P_LOCALNET": str(directory / "localnet.json"),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        # Ours first, but not our Python: the agent has an environment of its own.
+        "PATH": os.pathsep.join([str(_commands(directory, ours)), os.environ.get("PATH", os.defpath), str(ours)]),
     }
+
+
+def _commands(directory: Path, ours: Path) -> Path:
+    """A directory with nothing but golemp2p's own commands."""
+    folder = directory / "bin"
+    folder.mkdir(exist_ok=True)
+    for name in COMMANDS:
+        link = folder / name
+        link.unlink(missing_ok=True)
+        if (ours / name).exists():
+            link.symlink_to(ours / name)
+    return folder
 
 
 def _description(net: LocalNet) -> dict[str, Any]:

@@ -35,6 +35,13 @@ def add_to(app: typer.Typer) -> None:
         chain: Annotated[
             str | None, typer.Option("--chain", help="anvil or embedded; default: anvil if it can be had.")
         ] = None,
+        payment_network: Annotated[
+            str,
+            typer.Option(
+                "--payment-network",
+                help="What clients call the local chain's payment network: for programs that ask for one by name.",
+            ),
+        ] = "local",
         directory: Annotated[
             Path | None, typer.Option("--dir", help="Keep the network's files here (default: a temporary directory).")
         ] = None,
@@ -55,6 +62,7 @@ def add_to(app: typer.Typer) -> None:
             providers=providers,
             runtimes=tuple(name.strip() for name in runtime.split(",") if name.strip()),
             chain=chain,  # type: ignore[arg-type] # checked above
+            network_name=payment_network,
             directory=directory,
         )
         code = run_async(lambda: _run(options, context.args, as_json=as_json))
@@ -133,7 +141,7 @@ def _program(name: str) -> str:
     """Its absolute path, by the PATH that the command will have. Raises UsageError."""
     import shutil
 
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
     found = shutil.which(name, path=path)
     if found is None:
         raise UsageError(f"cannot run {name}: there is no such program, or it is not executable")
