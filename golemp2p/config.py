@@ -34,10 +34,13 @@ class NetSection(Section):
 
 
 class RestSection(Section):
-    """The REST API binds to loopback. ``allowed_hosts`` are further names in the Host header that are served."""
+    """The REST API binds to loopback. ``allowed_hosts`` are further names in the Host header that are served;
+    ``allowed_origins``: web pages that may call with any app-key they have ("*": all), besides each key's own list.
+    """
 
     listen: str = "127.0.0.1:7465"
     allowed_hosts: list[str] = []
+    allowed_origins: list[str] = []
 
 
 class ChainSection(Section):

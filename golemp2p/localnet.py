@@ -50,6 +50,9 @@ class LocalNetOptions:
     runtimes: tuple[str, ...] = ("wasmtime",)
     chain: Kind | None = None
     network_name: str = "local"  # as clients ask for it in (YAGNA_)PAYMENT_NETWORK; some programs name one themselves
+    app_key: str | None = None  # of the requestor's agents; None is a fresh one
+    rest: str = "127.0.0.1:0"  # of the requestor
+    origins: tuple[str, ...] = ()  # of web pages that may call the requestor's node
     directory: Path | None = None  # kept; None is a temporary one
     provider: Mapping[str, Any] = field(default_factory=dict)
     payment: Mapping[str, Any] = field(default_factory=dict)
@@ -111,6 +114,7 @@ async def open_localnet(options: LocalNetOptions) -> AsyncIterator[LocalNet]:
         network = f"localnet-{secrets.token_hex(4)}"
         nodes = [_make_node(directory, name) for name in _names(options.providers)]
         requestor, providers = nodes[0], nodes[1:]
+        requestor.app_key = options.app_key or requestor.app_key
         await chain.faucet(requestor.key.address, tglm=parse_amount(FUNDS_TGLM), eth_wei=GAS_WEI)
         _write_config(requestor, options, network, chain, bootstrap=[])
         await _start(stack, requestor, provider=False)
@@ -151,6 +155,7 @@ def _make_node(directory: Path, name: str) -> LocalNode:
 def _write_config(
     node: LocalNode, options: LocalNetOptions, network: str, chain: LocalChain, *, bootstrap: Sequence[str]
 ) -> None:
+    first = not bootstrap
     config: dict[str, Any] = {
         "version": 1,
         "net": {
@@ -159,7 +164,7 @@ def _write_config(
             "listen": ["/ip4/127.0.0.1/tcp/0"],
             "bootstrap": list(bootstrap),
         },
-        "rest": {"listen": "127.0.0.1:0"},
+        "rest": {"listen": options.rest, "allowed_origins": [*options.origins]} if first else {"listen": "127.0.0.1:0"},
         "payment": {
             "networks": [
                 {

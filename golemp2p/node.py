@@ -145,7 +145,7 @@ def _only_one(locations: Locations) -> Iterator[None]:
 async def _load_keys(storage: Storage, locations: Locations) -> tuple[AppKeys, str]:
     """The stored app-keys, one from the environment if given, and the one of the local commands."""
     stored = await storage.run(app_key_rows.list_app_keys)
-    keys = AppKeys([AppKey(*row) for row in stored])
+    keys = AppKeys([AppKey(*row) for row in stored], origins=settings.rest.allowed_origins)
     for variable in AUTO_KEY_ENV:
         if secret := os.environ.get(variable):
             if len(secret) < 8:

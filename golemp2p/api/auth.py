@@ -18,7 +18,8 @@ from golemp2p import limits
 from golemp2p.core.ids import Address
 
 OPEN_PATHS: Final = frozenset({"/version/get", "/healthz", "/metrics", "/docs", "/openapi.json"})
-OPEN_PREFIX: Final = "/static-offline-docs/"  # scripts and style of /docs
+# Scripts and style of /docs; the image registry, which its clients ask without a key: content by its hash alone.
+OPEN_PREFIXES: Final = ("/static-offline-docs/", "/v1/image/", "/image.")
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 UNLIMITED_BODIES: Final = frozenset({("PUT", "/golemp2p/v1/files")})  # streamed to disk, with a limit of its own
 _CORS_MAX_AGE_S: Final = 600
@@ -42,8 +43,10 @@ class AppKey:
 class AppKeys:
     """The app-keys of this node, in memory; :mod:`golemp2p.storage.app_keys` keeps them."""
 
-    def __init__(self, keys: Sequence[AppKey] = ()) -> None:
+    def __init__(self, keys: Sequence[AppKey] = (), *, origins: Sequence[str] = ()) -> None:
+        """``origins``: whose pages may call with any key, besides those that the key itself lists."""
         self._keys = {key.name: key for key in keys}
+        self._origins = frozenset(origins)
 
     def all(self) -> list[AppKey]:
         return list(self._keys.values())
@@ -55,8 +58,12 @@ class AppKeys:
         return self._keys.pop(name, None) is not None
 
     def allows_origin(self, origin: str) -> bool:
-        """Whether any key lists ``origin``: all that a preflight can tell, for browsers send no key with it."""
-        return any(_lists(key, origin) for key in self._keys.values())
+        """Whether any key may be used from ``origin``: all that a preflight can tell, for browsers send no key."""
+        return any(self.lists(key, origin) for key in self._keys.values())
+
+    def lists(self, key: AppKey, origin: str) -> bool:
+        """Whether pages of ``origin`` may call with ``key``."""
+        return not {origin, "*"}.isdisjoint(self._origins.union(key.cors_origins))
 
     def find(self, secret: str) -> AppKey | None:
         """Constant time per key."""
@@ -67,8 +74,9 @@ class AppKeys:
         return found
 
 
-def _lists(key: AppKey, origin: str) -> bool:
-    return origin in key.cors_origins or "*" in key.cors_origins
+def is_open(path: str) -> bool:
+    """Whether ``path`` is served without an app-key."""
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
 
 
 async def current_caller(request: Request) -> Caller:
@@ -105,11 +113,11 @@ class Guard:
             if scope["type"] == "http" and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 await self._preflight(origin, headers, scope, receive, send)
                 return
-            if key is None or not _lists(key, origin):
+            if key is None or not self._keys.lists(key, origin):
                 await _refuse(scope, receive, send, 403, f"origin {origin!r} is not allowed for this app-key")
                 return
             send = _with_cors(send, origin)
-        if scope["path"] not in OPEN_PATHS and not scope["path"].startswith(OPEN_PREFIX):
+        if not is_open(scope["path"]):
             if key is None:
                 message = "this app-key is unknown" if _token(headers.get("authorization", ""), scope) else "no app-key"
                 await _refuse(scope, receive, send, 401, f"{message}; send 'Authorization: Bearer <app-key>'")

@@ -42,6 +42,17 @@ def add_to(app: typer.Typer) -> None:
                 help="What clients call the local chain's payment network: for programs that ask for one by name.",
             ),
         ] = "local",
+        rest: Annotated[
+            str, typer.Option("--rest", help="Where the requestor's REST API listens; port 0 is a free one.")
+        ] = "127.0.0.1:0",
+        app_key: Annotated[
+            str | None,
+            typer.Option("--app-key", help="The agents' key, for programs with one built in; default: a fresh one."),
+        ] = None,
+        origin: Annotated[
+            list[str] | None,
+            typer.Option("--allow-origin", help="Web pages that may call the requestor's node; * is any. Repeatable."),
+        ] = None,
         directory: Annotated[
             Path | None, typer.Option("--dir", help="Keep the network's files here (default: a temporary directory).")
         ] = None,
@@ -63,6 +74,9 @@ def add_to(app: typer.Typer) -> None:
             runtimes=tuple(name.strip() for name in runtime.split(",") if name.strip()),
             chain=chain,  # type: ignore[arg-type] # checked above
             network_name=payment_network,
+            rest=rest,
+            app_key=app_key,
+            origins=tuple(origin or ()),
             directory=directory,
         )
         code = run_async(lambda: _run(options, context.args, as_json=as_json))

@@ -272,3 +272,15 @@ async def test_the_api_page_opens_without_a_key_and_loads_nothing_from_elsewhere
         assert [(await http.get(source)).status_code for source in sources] == [200] * len(sources)
         schema = (await http.get("/openapi.json")).json()
     assert schema["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+
+
+async def test_origins_of_the_settings_may_use_any_key() -> None:
+    keys = AppKeys([AppKey("plain", "secret-1")], origins=[PAGE])
+    app = make_app([], keys=keys, address=Address("0x" + "1" * 40))
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7465") as http:
+        allowed = await http.get("/nothing", headers=bearer("secret-1", Origin=PAGE))
+        keyless = await http.get("/nothing", headers={"Origin": PAGE})
+        foreign = await http.get("/nothing", headers=bearer("secret-1", Origin="http://other.example"))
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (404, PAGE)
+    assert (keyless.status_code, foreign.status_code) == (403, 403)
