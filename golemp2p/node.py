@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -142,10 +142,10 @@ def _only_one(locations: Locations) -> Iterator[None]:
         yield
 
 
-async def _load_keys(storage: Storage, locations: Locations) -> tuple[AppKeys, str]:
+async def _load_keys(storage: Storage, locations: Locations, origins: Sequence[str]) -> tuple[AppKeys, str]:
     """The stored app-keys, one from the environment if given, and the one of the local commands."""
     stored = await storage.run(app_key_rows.list_app_keys)
-    keys = AppKeys([AppKey(*row) for row in stored], origins=settings.rest.allowed_origins)
+    keys = AppKeys([AppKey(*row) for row in stored], origins=origins)
     for variable in AUTO_KEY_ENV:
         if secret := os.environ.get(variable):
             if len(secret) < 8:
@@ -223,7 +223,7 @@ async def _run_services(
     rest_socket: socket.socket,
 ) -> AsyncIterator[Node]:
     domain = domain_of(settings)
-    keys, app_key = await _load_keys(storage, locations)
+    keys, app_key = await _load_keys(storage, locations, settings.rest.allowed_origins)
     rpc = Rpc(network)
     content = ContentStore(locations.content)
     data = DataService(network, content)
