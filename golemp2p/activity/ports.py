@@ -74,6 +74,19 @@ class DataPort(Protocol):
         """``shared``: chunks of a large file may come from others that have them, and are given to others."""
         ...
 
+    async def fetch_named(
+        self,
+        peer: PeerId,
+        name: str,
+        destination: Path,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """What a program at ``peer`` serves under a name that is no hash."""
+        ...
+
     async def push(
         self,
         peer: PeerId,

@@ -110,6 +110,13 @@ class RequestorActivities:
         """The mirror, if this node is the requestor and remembers it."""
         return self._activities.get(activity_id)
 
+    def works_for_us(self, peer: PeerId) -> bool:
+        """Whether ``peer`` runs an activity of ours now."""
+        return any(
+            activity.agreement.provider == peer and activity.state is not ActivityState.TERMINATED
+            for activity in self._activities.values()
+        )
+
     async def live_activity(self, activity_id: ActivityId) -> RemoteActivity:
         """As :meth:`activity`. Raises NotFoundError, GoneError for one that only the database remembers."""
         activity = self._activities.get(activity_id)

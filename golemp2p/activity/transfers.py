@@ -1,7 +1,8 @@
 """Moving files between the agreement's requestor and a payload's volumes; fetching the package of a deploy.
 
-gftp URLs are ``gftp://<node id>/<sha3-256 hex>`` to read and ``gftp://<node id>/<slot>`` to write; the node id is the
-requestor's address, for nobody else serves this activity. What the local content store holds is never fetched.
+gftp URLs are ``gftp://<node id>/<name>``: the sha3-256 of a file or a name that a program serves to read, a slot or
+such a name to write. The node id is the requestor's address, for nobody else serves this activity. What the local
+content store holds is never fetched.
 """
 
 from __future__ import annotations
@@ -97,8 +98,12 @@ class Transfers:
                 return found
         if _is_http(package.url):
             found = await self._package_by_http(package, on_progress)
+        elif (digest := self._digest_of(package.url)) is not None:
+            found = await self._fetch(digest, on_progress, shared=True)
         else:
-            found = await self._fetch(self._digest_of(package.url), on_progress, shared=True)
+            async with self._staged() as staging:
+                path = await self._download(package.url, staging, on_progress)
+                found = await self._content.add_file(path, also=(package.alg,) if package.alg else ())
         if package.alg:
             actual = await trio.to_thread.run_sync(_hash_file, found.path, package.alg, abandon_on_cancel=True)
             if actual != package.digest:
@@ -172,7 +177,19 @@ class Transfers:
             target = staging / "download"
             await self._http.download(url, target, max_bytes=self._max_bytes, on_progress=on_progress)
             return target
-        return (await self._fetch(self._digest_of(url), on_progress)).path
+        digest = self._digest_of(url)
+        if digest is not None:
+            return (await self._fetch(digest, on_progress)).path
+        target = staging / "download"
+        await self._data.fetch_named(
+            self._agreement.requestor,
+            self._slot_of(url),
+            target,
+            max_bytes=self._max_bytes,
+            timeout_s=limits.TRANSFER_TIMEOUT_S,
+            on_progress=on_progress,
+        )
+        return target
 
     async def _upload(self, path: Path, url: str, on_progress: OnProgress | None) -> None:
         if _is_http(url):
@@ -212,11 +229,10 @@ class Transfers:
             if not lock.locked():
                 self._fetching.pop(key, None)
 
-    def _digest_of(self, url: str) -> str:
+    def _digest_of(self, url: str) -> str | None:
+        """The sha3-256 that the URL names its file by; None for one that a program serves under another name."""
         name = self._slot_of(url)
-        if not re.fullmatch(r"[0-9a-fA-F]{64}", name):
-            raise UsageError(f"{url[:120]!r} does not name a file by its sha3-256 hash")
-        return name.lower()
+        return name.lower() if re.fullmatch(r"[0-9a-fA-F]{64}", name) else None
 
     def _slot_of(self, url: str) -> str:
         """The last part of a gftp URL of the agreement's requestor."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 import trio
@@ -29,20 +29,25 @@ from golemp2p.errors import (
     RemoteProtocolError,
     UsageError,
 )
+from golemp2p.net import named
 from golemp2p.net.datawire import PROTOCOL, Progress, Wire, encode_header
+from golemp2p.net.named import NamedFiles
 from golemp2p.net.port import ByteStream, Network
 from golemp2p.net.sharing import Sharing
-from golemp2p.storage.content import Content, ContentStore, check_digest, hash_file, size_of
+from golemp2p.storage.content import ALWAYS, Content, ContentStore, check_digest, hash_file, size_of
 
 log = structlog.get_logger(__name__)
 _ATTEMPTS: Final = 3
+_LAST_WORD_S: Final = 1.0
+T = TypeVar("T")
 
 
 class DataService:
     """Serves the store's files to whoever knows their hash, fills slots, and fetches and pushes."""
 
-    def __init__(self, network: Network, store: ContentStore) -> None:
-        self._network, self._store = network, store
+    def __init__(self, network: Network, store: ContentStore, named: NamedFiles | None = None) -> None:
+        """``named``: what programs of this node serve."""
+        self._network, self._store, self._named = network, store, named
         self._active: Counter[PeerId] = Counter()
         self._busy_slots: set[str] = set()
         self.sharing = Sharing(network, store)
@@ -61,6 +66,11 @@ class DataService:
             match header:
                 case ["get", _, _, _, _] | ["have" | "peers" | "chunks", *_]:
                     await self.sharing.serve(wire, header)
+                case ["get", named.BY_NAME, str(name), int(offset)] if offset >= 0:
+                    await named.give(wire, self._named, name, offset)
+                case ["put", str(name), int(total), str(sha256)] if total >= 0 and self._is_named(name, peer):
+                    assert self._named is not None
+                    await named.take_upload(wire, self._named, name, total, check_digest("sha256", sha256))
                 case ["get", str(alg), str(digest), int(offset)] if offset >= 0:
                     await self._give(wire, alg, digest, offset)
                 case ["put", str(slot_id), int(total), str(sha256)] if total >= 0:
@@ -76,6 +86,9 @@ class DataService:
             self._active[peer] -= 1
             if not self._active[peer]:
                 del self._active[peer]
+
+    def _is_named(self, name: str, peer: PeerId) -> bool:
+        return self._named is not None and self._named.has(name, peer)
 
     async def _give(self, wire: Wire, alg: str, digest: str, offset: int) -> None:
         content = self._store.lookup(alg, digest)
@@ -152,8 +165,7 @@ class DataService:
                 if content is None:
                     # By peer: two may send the same file at once, and neither may spoil what the other sent.
                     partial = self._store.partial(f"get-{alg}-{digest}-{peer}")
-                    await self._retry(lambda: self._fetch(peer, alg, digest, partial, max_bytes, on_progress))
-                    content = await self._store.adopt(partial, also=(alg,))
+                    content = await self._retry(lambda: self._fetch(peer, alg, digest, partial, max_bytes, on_progress))
                 if destination is not None:
                     await trio.to_thread.run_sync(shutil.copyfile, content.path, destination)
                 return content
@@ -162,30 +174,69 @@ class DataService:
 
     async def _fetch(
         self, peer: PeerId, alg: str, digest: str, partial: Path, max_bytes: int, on_progress: Progress | None
-    ) -> None:
+    ) -> Content:
         offset = size_of(partial) or 0
+        try:
+            await self._receive(peer, alg, digest, partial, max_bytes, on_progress)
+        except NotFoundError:
+            if alg != "sha3-256":
+                raise
+            # A program that gftp publishes for may serve it under that name.
+            await self._receive(peer, named.BY_NAME, digest, partial, max_bytes, on_progress)
+        digests = await trio.to_thread.run_sync(hash_file, partial, tuple({alg, *ALWAYS}))
+        if digests[alg] != digest:
+            self._store.discard(partial)
+            if offset:  # perhaps it was the earlier part, of another peer, that is wrong
+                return await self._fetch(peer, alg, digest, partial, max_bytes, on_progress)
+            raise RemoteProtocolError(
+                f"{peer} sent a file with {alg} {digests[alg]}, not {digest}", hint="it was deleted"
+            )
+        return await self._store.adopt(partial, digests=digests)
+
+    async def _receive(
+        self, peer: PeerId, alg: str, name: str, path: Path, max_bytes: int, on_progress: Progress | None
+    ) -> None:
+        """One attempt at the rest of ``path``."""
+        offset = size_of(path) or 0
         stream = await self._network.open_stream(peer, PROTOCOL)
         try:
             wire = Wire(stream)
-            await wire.send(encode_header(["get", alg, digest, offset]))
+            await wire.send(encode_header(["get", alg, name, offset]))
             match await wire.answer():
                 case [int(total)] if total >= offset:
                     pass
                 case other:
-                    raise RemoteProtocolError(f"a data answer says {other!r} for a get from {offset}")
+                    raise RemoteProtocolError(f"a data answer says {str(other)[:100]} for a get from {offset}")
             if total > max_bytes:
                 raise PolicyError(f"the file has {total} bytes", hint=f"at most {max_bytes} were allowed")
             self._store.room_for(total - offset)
-            await wire.receive_file(partial, offset, total, on_progress)
+            if alg == named.BY_NAME:
+                await named.take_blocks(wire, path, offset, total, on_progress)
+            else:
+                await wire.receive_file(path, offset, total, on_progress)
         finally:
             await stream.aclose()
-        found = (await trio.to_thread.run_sync(hash_file, partial, (alg,)))[alg]
-        if found != digest:
-            self._store.discard(partial)
-            if offset:  # perhaps it was the earlier part, of another peer, that is wrong
-                return await self._fetch(peer, alg, digest, partial, max_bytes, on_progress)
-            raise RemoteProtocolError(f"{peer} sent a file with {alg} {found}, not {digest}", hint="it was deleted")
-        return None
+
+    async def fetch_named(
+        self,
+        peer: PeerId,
+        name: str,
+        destination: Path,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        on_progress: Progress | None = None,
+    ) -> None:
+        """What a program at ``peer`` serves as ``name``, into ``destination``. Nothing vouches for the content.
+
+        Raises NotFoundError, RemoteError (what the program says), PolicyError (too large), DeadlineError, NetworkError.
+        """
+
+        try:
+            with trio.fail_after(timeout_s):
+                await self._retry(lambda: self._receive(peer, named.BY_NAME, name, destination, max_bytes, on_progress))
+        except trio.TooSlowError as exc:
+            raise DeadlineError(f"{name} did not come from {peer} within {timeout_s:g} s") from exc
 
     async def push(
         self, peer: PeerId, slot: str, source: Path, *, timeout_s: float, on_progress: Progress | None = None
@@ -197,47 +248,84 @@ class DataService:
         """
         if size_of(source) is None:
             raise NotFoundError(f"{source} is no file")
-        digests = await trio.to_thread.run_sync(hash_file, source, ("sha256", "sha3-256"))
+        sha256 = (await trio.to_thread.run_sync(hash_file, source, ("sha256",)))["sha256"]
         try:
             with trio.fail_after(timeout_s):
-                await self._retry(lambda: self._push(peer, slot, source, digests, on_progress))
+                return await self._retry(lambda: self._push(peer, slot, source, sha256, on_progress))
         except trio.TooSlowError as exc:
             raise DeadlineError(f"{source.name} was not taken by {peer} within {timeout_s:g} s") from exc
-        return digests["sha3-256"]
 
-    async def _push(
-        self, peer: PeerId, slot: str, source: Path, digests: dict[str, str], on_progress: Progress | None
-    ) -> None:
+    async def _push(self, peer: PeerId, slot: str, source: Path, sha256: str, on_progress: Progress | None) -> str:
         total = size_of(source) or 0
         stream = await self._network.open_stream(peer, PROTOCOL)
         try:
             wire = Wire(stream)
-            await wire.send(encode_header(["put", slot, total, digests["sha256"]]))
+            await wire.send(encode_header(["put", slot, total, sha256]))
             match await wire.answer():
                 case [int(offset)] if 0 <= offset <= total:
                     pass
                 case other:
                     raise RemoteProtocolError(f"a data answer says {other!r} for a put of {total} bytes")
-            await wire.send_file(source, offset, on_progress)
-            match await wire.answer():
+            digest, answer = await _send_and_hash(wire, source, offset, on_progress)
+            match answer:
                 case [str(confirmed)] if re.fullmatch("[0-9a-f]{64}", confirmed):
                     pass
                 case other:
                     raise RemoteProtocolError(f"a data answer says {other!r} after a put")
-            if confirmed != digests["sha3-256"]:
-                raise RemoteProtocolError(f"{peer} took a file with sha3-256 {confirmed}, not {digests['sha3-256']}")
+            if confirmed != digest:
+                raise RemoteProtocolError(f"{peer} took a file with sha3-256 {confirmed}, not {digest}")
+            return digest
         finally:
             await stream.aclose()
 
     @staticmethod
-    async def _retry(action: Callable[[], Any]) -> None:
+    async def _retry(action: Callable[[], Awaitable[T]]) -> T:
         """Again after a broken connection; each time it goes on from what is there."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        attempt = 1
+        while True:
             try:
-                return await action()  # type: ignore[no-any-return] # None
+                return await action()
             except NetworkError as exc:
                 if attempt == _ATTEMPTS:
                     raise
                 log.info("data transfer broke, going on", attempt=attempt, error=str(exc))
                 await trio.sleep(0.2 * attempt)
-        return None
+                attempt += 1
+
+
+async def _send_and_hash(wire: Wire, source: Path, offset: int, on_progress: Progress | None) -> tuple[str, list[Any]]:
+    """Send the file while it is hashed; its sha3-256 and the peer's last answer.
+
+    A peer that gives up says why before it has all, and reads no more.
+    """
+    digest, answer = "", list[Any]()
+    failure: GolemError | None = None
+
+    async def hash_it() -> None:
+        nonlocal digest
+        digest = (await trio.to_thread.run_sync(hash_file, source, ("sha3-256",), abandon_on_cancel=True))["sha3-256"]
+
+    async def listen() -> None:
+        nonlocal answer, failure
+        try:
+            answer = await wire.answer(patient=True)
+        except GolemError as exc:
+            failure = exc
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hash_it)
+        nursery.start_soon(listen)
+        try:
+            await wire.send_file(source, offset, on_progress)
+            nursery.cancel_scope.deadline = trio.current_time() + limits.DATA_LAST_ANSWER_S
+        except NetworkError as exc:
+            with trio.move_on_after(_LAST_WORD_S):  # it may have said why before it closed
+                await trio.sleep_forever()
+            failure = failure or exc
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if nursery.cancel_scope.cancelled_caught:
+        raise DeadlineError(f"{wire.stream.peer} did not confirm the file within {limits.DATA_LAST_ANSWER_S:.0f} s")
+    return digest, answer

@@ -75,8 +75,10 @@ class Wire:
             raise RemoteProtocolError("a data header is not a list")
         return fields
 
-    async def answer(self) -> list[Any]:
-        """What follows "ok". Raises the peer's error."""
+    async def answer(self, *, patient: bool = False) -> list[Any]:
+        """What follows "ok". Raises the peer's error. ``patient``: it may take as long as our sending takes."""
+        if patient:
+            self._buffer += await self.stream.read(1)
         match await self.header():
             case ["ok", *rest]:
                 return rest

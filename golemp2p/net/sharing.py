@@ -183,7 +183,7 @@ class Sharing:
             await wire.send(encode_header(["chunks", alg, digest]))
             try:
                 answer = await wire.answer()
-            except (RemoteProtocolError, RemoteError) as exc:
+            except (RemoteProtocolError, RemoteError, NotFoundError) as exc:  # it may serve it under that name only
                 log.info("the owner knows nothing of chunks", owner=owner, error=str(exc))
                 return None
             match answer:

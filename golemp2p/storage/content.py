@@ -21,7 +21,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -168,12 +168,17 @@ class ContentStore:
             if close is not None:
                 await close()
 
-    async def adopt(self, partial: Path, *, also: tuple[str, ...] = ()) -> Content:
-        """Make a complete file of one inside ``partial/``; it is moved, not copied."""
-        return await trio.to_thread.run_sync(self._adopt, partial, tuple(dict.fromkeys((*ALWAYS, *also))))
+    async def adopt(
+        self, partial: Path, *, also: tuple[str, ...] = (), digests: Mapping[str, str] | None = None
+    ) -> Content:
+        """Make a complete file of one inside ``partial/``; it is moved, not copied.
 
-    def _adopt(self, partial: Path, algorithms: tuple[str, ...]) -> Content:
-        digests = hash_file(partial, algorithms)
+        ``digests``: of this very file, by ALWAYS at least, from who has read it just now.
+        """
+        return await trio.to_thread.run_sync(self._adopt, partial, tuple(dict.fromkeys((*ALWAYS, *also))), digests)
+
+    def _adopt(self, partial: Path, algorithms: tuple[str, ...], known: Mapping[str, str] | None = None) -> Content:
+        digests = dict(known or hash_file(partial, algorithms))
         sha256 = digests.pop("sha256")
         for alg, digest in digests.items():
             self._write(self._aliases / f"{alg}-{digest}", sha256)
