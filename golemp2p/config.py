@@ -98,6 +98,15 @@ class VmSection(Section):
     accel: Literal["auto", "tcg", "kvm"] = "auto"
 
 
+class RegistrySection(Section):
+    """The image registry of this node's REST API. ``aliases``: tag or hash that programs ask for -> name, hash or file
+
+    of an image here. For test networks: the answer has the hash of what is there, so providers still check it.
+    """
+
+    aliases: dict[str, str] = {}
+
+
 class LogSection(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["console", "json"] = "console"
@@ -121,6 +130,7 @@ class Settings(BaseSettings):
     provider: ProviderSection = ProviderSection()
     vm: VmSection = VmSection()
     runtime: dict[str, dict[str, Any]] = {}  # settings of custom runtimes: [runtime.NAME]
+    registry: RegistrySection = RegistrySection()
     log: LogSection = LogSection()
 
     @classmethod
@@ -178,5 +188,6 @@ def _with(values: dict[str, Any]) -> Settings:
         provider=ProviderSection.model_validate(values["provider"]),
         vm=VmSection.model_validate(values["vm"]),
         runtime=values["runtime"],
+        registry=RegistrySection.model_validate(values["registry"]),
         log=LogSection.model_validate(values["log"]),
     )

@@ -328,3 +328,58 @@ CONSOLE_BYTES: Final = 64 * 1024  # of a machine's last words; a panic has 5 kB
 MAX_ARCHIVE_HEADER_BYTES: Final = 128 * 1024  # one long name or set of attributes; a chain of 300 is in memory at once
 MAX_ZIP_DIRECTORY_BYTES: Final = 16 * MIB  # 100,000 files with names of 100 characters; Python makes it 10 times that
 MAX_XZ_MEMORY_BYTES: Final = 128 * MIB  # xz -9 makes files that need 65 MiB
+
+# --- private networks -------------------------------------------------------------------------------------------------
+VPN_MTU_BYTES: Final = 32_768  # of the guests' devices: every packet passes through Python, so few and large ones
+VPN_MIN_MTU_BYTES: Final = 576
+VPN_QUEUE_BYTES: Final = 4 * MIB  # towards one device or one peer; then packets are dropped
+VPN_PACKET_COST_BYTES: Final = 512  # what a packet counts at least: small ones are objects, too
+VPN_BATCH_BYTES: Final = 256 * 1024  # packets that go to a peer in one write
+VPN_READ_BYTES: Final = 256 * 1024
+VPN_TUNNEL_IDLE_S: Final = 120.0  # a tunnel to a peer without a packet for so long is closed
+VPN_OPEN_S: Final = 5.0  # to open a tunnel and have it accepted
+VPN_RETRY_S: Final = 0.25  # a peer that could not be reached or refused is not tried for so long
+VPN_RELAY_S: Final = 30.0  # so long a peer that we cannot reach is sent to through the network's owner
+VPN_RPC_S: Final = 5.0
+VPN_PUSH_ATTEMPTS: Final = 5  # to tell a provider who is in a network; it also asks by itself when it joins
+VPN_CONNECT_S: Final = 8.0  # a connection to a port of an activity, all in all; clients wait 10 s
+VPN_PEER_TUNNELS: Final = 64  # of one peer to us, at the same time
+VPN_PEER_CONNECTIONS: Final = 128  # of one peer through us into activities, at the same time; libp2p has 200 streams
+MAX_VPN_NETWORKS: Final = 256  # that one node owns
+MAX_VPN_NODES: Final = 1_024  # in one network
+MAX_VPN_NETWORKS_PER_ACTIVITY: Final = 8
+MAX_VPN_HOSTS: Final = 1_024  # names that a deployment puts into /etc/hosts
+VPN_LINGER_S: Final = 30.0  # a connection whose one end has said all, and whose other is silent for so long
+VPN_GOODBYE_S: Final = 2.0
+WS_PING_S: Final = 5.0  # yagna's pace
+
+# --- rest of the REST surface -----------------------------------------------------------------------------------------
+MAX_SCANS: Final = 64  # open at a time; each may hold the ids of the whole book
+SCAN_IDLE_S: Final = 300.0  # yagna's default: a scan that nobody reads ends
+MAX_SCAN_IDLE_S: Final = 3_600.0
+DEFAULT_SCAN_EVENTS: Final = 500  # yagna's
+MAX_SCAN_EVENTS: Final = 1_000
+SSE_KEEPALIVE_S: Final = 15.0  # a comment line on a quiet event stream; proxies cut silent connections after 60 s
+MAX_LISTED: Final = 10_000  # agreements and documents in one answer, the newest
+MONITOR_LOOK_S: Final = 1.0  # between two looks at the activities for GET /_monitor
+REGISTRY_TIMEOUT_S: Final = 60.0  # an image is read once for its hash, and copied: 100 MB take a second
+MAX_REGISTRY_HASHES: Final = 1_000  # of image files, remembered
+MAX_IMAGE_NAME_CHARS: Final = 256
+MAX_SHOWN_AGREEMENTS: Final = 256  # whose JSON is kept; about 5 kB each
+
+# --- gsb: programs that serve files through this node -----------------------------------------------------------------
+GSB_MAX_SERVICES: Final = 10_000  # names bound at a time; a program has one per file that it publishes or waits for
+GSB_NAME_CHARS: Final = 256
+GSB_MAX_COMPONENTS: Final = 32
+GSB_MAX_FRAME_BYTES: Final = 4 * MIB  # golem-js answers a chunk with what it was asked for, once in a while with all
+GSB_CHUNK_BYTES: Final = 512 * 1024  # with its frame below 1 MiB, where some WebSocket libraries stop by default
+GSB_READ_AHEAD: Final = 4  # chunks of one file that a program is asked for at a time
+GSB_QUEUE: Final = 32  # frames that wait to be written to a program
+GSB_MAX_WAITING: Final = 1_024  # questions to one program without an answer
+GSB_SOCKET_WAIT_S: Final = 10.0  # for a program to connect, or to connect again
+GSB_ANSWER_S: Final = 60.0  # for one chunk; a program may be busy, its disk slow
+GSB_ORPHAN_S: Final = 120.0  # a service whose program does not connect for so long is forgotten
+GSB_ERROR_CHARS: Final = 500
+GFTP_BINDS_PER_SESSION: Final = 5_000
+GSB_GOODBYE_S: Final = 2.0  # for a program to close its side of a socket that we closed
+DATA_LAST_ANSWER_S: Final = 180.0  # after the last byte of a put: the owner hashes it, or its program writes the rest

@@ -26,17 +26,25 @@ from golemp2p.activity.receipts import Notary
 from golemp2p.activity.service import ActivityService
 from golemp2p.api import activity as activity_api
 from golemp2p.api import files as files_api
+from golemp2p.api import gsb as gsb_api
+from golemp2p.api import images as images_api
 from golemp2p.api import market as market_api
+from golemp2p.api import net as net_api
 from golemp2p.api import node as node_api
 from golemp2p.api import payment as payment_api
+from golemp2p.api import scans as scans_api
+from golemp2p.api import unsupported as unsupported_api
 from golemp2p.api.app import make_app
 from golemp2p.api.auth import AppKey, AppKeys
 from golemp2p.api.server import serve_rest
 from golemp2p.config import Settings
 from golemp2p.core.agreement import Agreement, AgreementState
 from golemp2p.core.eip712 import Domain
-from golemp2p.core.ids import ActivityId, Address, AgreementId
+from golemp2p.core.ids import ActivityId, Address, AgreementId, PeerId
+from golemp2p.core.peer import address_of
 from golemp2p.errors import NotFoundError, PolicyError, UsageError
+from golemp2p.gsb.files import ServedFiles
+from golemp2p.gsb.services import Services
 from golemp2p.identity import NodeKey
 from golemp2p.locations import Locations
 from golemp2p.market.service import MarketService
@@ -54,6 +62,7 @@ from golemp2p.runtimes.registry import make_runtimes
 from golemp2p.storage import Storage, open_storage
 from golemp2p.storage import app_keys as app_key_rows
 from golemp2p.storage.content import ContentStore
+from golemp2p.vpn.service import VpnService
 
 log = structlog.get_logger("golemp2p.node")
 
@@ -98,6 +107,19 @@ def _activity_check(activity: ActivityService) -> Callable[[AgreementId, Activit
             return False
 
     return knows
+
+
+def _peer_finder(network: Network, market: MarketService) -> Callable[[Address], Awaitable[PeerId | None]]:
+    """Which peer an address belongs to: among those we know, and those we have agreements with."""
+
+    async def find(address: Address) -> PeerId | None:
+        peers = [info.peer for info in network.peers()]
+        if address not in map(address_of, peers):
+            agreements = await market.agreements.all([AgreementState.PENDING, AgreementState.APPROVED])
+            peers = [peer for agreement in agreements for peer in (agreement.provider, agreement.requestor)]
+        return next((peer for peer in peers if address_of(peer) == address), None)
+
+    return find
 
 
 def payment_networks(settings: Settings) -> list[PaymentNetwork]:
@@ -226,9 +248,13 @@ async def _run_services(
     keys, app_key = await _load_keys(storage, locations, settings.rest.allowed_origins)
     rpc = Rpc(network)
     content = ContentStore(locations.content)
-    data = DataService(network, content)
+    services = Services()
+    data = DataService(
+        network, content, ServedFiles(services, lambda peer: activity.requestor.works_for_us(peer))
+    )
     market = MarketService(storage=storage, signer=key, domain=domain, network=network, rpc=rpc, clock=time.time)
     runtimes = make_runtimes(settings, locations)
+    vpn = VpnService(network, rpc, _peer_finder(network, market))
     activity = ActivityService(
         storage=storage,
         rpc=rpc,
@@ -238,6 +264,7 @@ async def _run_services(
         runtimes=runtimes,
         work_root=locations.work,
         notary=Notary(key, domain, time.time),
+        vpn=vpn.provider,
         http=HttpTransfers(settings.provider.http_transfers),
     )
     drivers: dict[str, ChainDriver] = {n.platform: Erc20Driver(n) for n in payment_networks(settings)}
@@ -267,13 +294,20 @@ async def _run_services(
         rest_url=rest_url,
         started_at=time.time(),
     )
+    announce = data.sharing.announce_content
+    registry = images_api.Registry(locations.images, content, settings.registry.aliases, announce)
     app = make_app(
         [
             node_api.make_router(context),
             market_api.make_router(market),
+            scans_api.make_router(market.scans),
             activity_api.make_router(activity),
-            files_api.make_router(content, data.sharing.announce_content),
+            files_api.make_router(content, announce),
+            gsb_api.make_router(services),
             payment_api.make_router(payment),
+            net_api.make_router(vpn.requestor),
+            images_api.make_router(registry, rest_url),
+            unsupported_api.make_router(),
         ],
         keys=keys,
         address=key.address,
@@ -286,6 +320,7 @@ async def _run_services(
         nursery.start_soon(data.sharing.run)
         _end_activities_with_their_agreement(nursery, market, activity)
         await nursery.start(market.run, settings.net.subnet)
+        await nursery.start(vpn.run)
         await nursery.start(activity.run)
         await nursery.start(payment.run)
         await nursery.start(serve_rest, app, rest_socket)

@@ -69,6 +69,14 @@ class RemoteBatch:
             await self.ended.wait()
         return self._results.done
 
+    @property
+    def running(self) -> Command | None:
+        """The command that has begun and not ended."""
+        index = self._results.next_index
+        return (
+            self.commands[index] if self.next_seq and not self.ended.is_set() and index < len(self.commands) else None
+        )
+
     async def take(self, event: RuntimeEvent) -> None:
         """The next event from the provider. Waits for slow readers of the log."""
         await self.log.append(event)
@@ -152,6 +160,9 @@ class RemoteActivity:
             return self._batches[batch_id]
         except KeyError:
             raise NotFoundError(f"activity {self.id} has no batch {batch_id}") from None
+
+    def running(self) -> list[Command]:
+        return [batch.running for batch in self._batches.values() if batch.running is not None]
 
     async def create(self, timeout_s: float) -> None:
         """Ask the provider for it; repeats through broken connections. Raises DeadlineError and what it answers."""

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import pydantic
+import trio
 from fastapi import APIRouter, Depends, Header, Query, Request
-from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.types import Send
+from fastapi.responses import JSONResponse
 
 from golemp2p import limits
 from golemp2p.activity.remote import RemoteBatch
 from golemp2p.activity.service import ActivityService
 from golemp2p.api.auth import current_caller
-from golemp2p.api.longpoll import poll
+from golemp2p.api.longpoll import EventStream, Timeout, poll
+from golemp2p.api.openapi import EVENT_STREAM, NULL, answers, json_body
 from golemp2p.core.activity import ActivityState
 from golemp2p.core.agreement import Role
 from golemp2p.core.ids import ActivityId, AgreementId, BatchId
@@ -26,17 +26,21 @@ from golemp2p.storage.activity import ActivityRecord
 from golemp2p.wire.rest.activity import (
     ActivityBody,
     AgentEventBody,
+    CommandState,
     CreateActivity,
+    CreatedActivity,
     ExecText,
     Frames,
+    ResultBody,
     StateBody,
     UsageBody,
+    command_state,
     result_body,
 )
 from golemp2p.wire.rest.base import RestModel, from_iso_time, iso_time
 
 M = TypeVar("M", bound=RestModel)
-Timeout = Annotated[float, Query(ge=0, le=limits.MAX_LONG_POLL_S)]
+_ID_OR_OBJECT: Final = {"type": "string"}, CreateActivity.model_json_schema()
 
 
 def make_router(service: ActivityService) -> APIRouter:
@@ -49,7 +53,12 @@ def make_router(service: ActivityService) -> APIRouter:
 def _add_requestor(router: APIRouter, service: ActivityService) -> None:
     at = "/activity-api/v1/activity"
 
-    @router.post(at)
+    @router.post(
+        at,
+        response_model=str | CreatedActivity,
+        responses=answers(404, 408, 410, 502),
+        openapi_extra=json_body({"oneOf": list(_ID_OR_OBJECT)}),
+    )
     async def create(request: Request, timeout: Timeout = limits.ACTIVITY_CREATE_TIMEOUT_S) -> JSONResponse:
         body = await _json(request)
         if isinstance(body, str):
@@ -68,7 +77,7 @@ def _add_requestor(router: APIRouter, service: ActivityService) -> None:
             raise outcome
         return JSONResponse(outcome if isinstance(body, str) else {"activityId": outcome})
 
-    @router.delete(at + "/{activity_id}")
+    @router.delete(at + "/{activity_id}", response_model=None, responses=answers(404, 408, 502, ok={200: NULL}))
     async def destroy(activity_id: str, timeout: Timeout = limits.ACTIVITY_DESTROY_TIMEOUT_S) -> JSONResponse:
         record = await service.record(ActivityId(activity_id))
         if record.role is Role.PROVIDER:
@@ -77,12 +86,21 @@ def _add_requestor(router: APIRouter, service: ActivityService) -> None:
             await (await service.requestor.live_activity(record.id)).destroy(timeout)
         return JSONResponse(None)
 
-    @router.post(at + "/{activity_id}/exec")
+    @router.post(
+        at + "/{activity_id}/exec",
+        response_model=str,
+        responses=answers(404, 409, 410),
+        openapi_extra=json_body(ExecText.model_json_schema()),
+    )
     async def execute(activity_id: str, request: Request) -> JSONResponse:
         script = _model(ExecText, await _json(request))
         return JSONResponse((await service.requestor.live_activity(ActivityId(activity_id))).exec(script.text))
 
-    @router.get(at + "/{activity_id}/exec/{batch_id}")
+    @router.get(
+        at + "/{activity_id}/exec/{batch_id}",
+        response_model=list[ResultBody],
+        responses=answers(404, 410, ok={200: {"content": EVENT_STREAM}}),
+    )
     async def results(
         activity_id: str,
         batch_id: str,
@@ -91,75 +109,87 @@ def _add_requestor(router: APIRouter, service: ActivityService) -> None:
         accept: Annotated[str, Header()] = "",
         last_event_id: Annotated[int, Header(alias="Last-Event-ID")] = -1,
     ) -> Any:
+        """All results so far: when the batch is finished, else at the end of ``timeout``. As an event stream: all
+
+        events from the first (or the one after Last-Event-ID) to the end of the batch.
+        """
         batch = (await service.requestor.live_activity(ActivityId(activity_id))).batch(BatchId(batch_id))
         if "text/event-stream" in accept:
-            return _EventStream(_frames(batch, last_event_id + 1))
+            return EventStream(_frames(batch, last_event_id + 1))
         done = await poll(request, lambda: batch.results(timeout))
         return JSONResponse([result_body(result) for result in done])
 
-    @router.get(at + "/{activity_id}/state")
-    async def state(activity_id: str) -> dict[str, object]:
+    @router.get(at + "/{activity_id}/state", response_model=StateBody, responses=answers(404))
+    async def state(activity_id: str) -> JSONResponse:
         record = await service.record(ActivityId(activity_id))
-        return StateBody(state=(record.state.value, None), reason=record.reason, error_message=record.reason).to_json()
+        body: dict[str, object] = {"state": [record.state.value, None]}
+        if record.reason is not None:
+            body |= {"reason": record.reason, "errorMessage": record.reason}
+        return JSONResponse(body)
 
-    @router.get(at + "/{activity_id}/usage")
-    async def usage(activity_id: str) -> dict[str, object]:
+    @router.get(at + "/{activity_id}/usage", response_model=UsageBody, responses=answers(404))
+    async def usage(activity_id: str) -> JSONResponse:
         record = await service.record(ActivityId(activity_id))
-        return UsageBody(current_usage=list(record.usage), timestamp=int(time.time())).to_json()
+        return JSONResponse({"currentUsage": record.usage, "timestamp": int(time.time())})
 
-    @router.get(at + "/{activity_id}/agreement")
+    @router.get(at + "/{activity_id}/command", response_model=list[CommandState], responses=answers(404, 410))
+    async def running_command(activity_id: str) -> JSONResponse:
+        """What runs now, one element a batch; for the requestor."""
+        activity = await service.requestor.live_activity(ActivityId(activity_id))
+        return JSONResponse([command_state(command).to_json() for command in activity.running()])
+
+    @router.get(at + "/{activity_id}/agreement", response_model=str, responses=answers(404))
     async def agreement(activity_id: str) -> JSONResponse:
         return JSONResponse((await service.record(ActivityId(activity_id))).agreement_id)
 
 
 def _add_agent(router: APIRouter, service: ActivityService) -> None:
-    @router.get("/activity-api/v1/activity")
-    async def ids() -> list[str]:
-        """Ids of the live activities, both roles."""
-        return [record.id for record in await service.records(live_only=True)]
+    @router.get("/activity-api/v1/activity", response_model=list[str])
+    async def ids(agreement_id: Annotated[str | None, Query(alias="agreementId")] = None) -> JSONResponse:
+        """Ids of the agreement's activities; without one (ours) of all live activities, both roles."""
+        found = await service.records(live_only=agreement_id is None)
+        return JSONResponse(list(dict.fromkeys(r.id for r in found if agreement_id in (None, r.agreement_id))))
 
-    @router.get("/activity-api/v1/events")
+    @router.get("/activity-api/v1/_monitor", responses=answers(ok={200: {"content": EVENT_STREAM}}))
+    async def monitor() -> EventStream:
+        """The live activities of the provider's side, again whenever they change, without end."""
+        return EventStream(_watch(service))
+
+    @router.get("/activity-api/v1/events", response_model=list[AgentEventBody])
     async def events(
         request: Request,
         timeout: Timeout = limits.DEFAULT_LONG_POLL_S,
         after: Annotated[str | None, Query(alias="afterTimestamp")] = None,
-        max_events: Annotated[int, Query(alias="maxEvents", ge=1, le=limits.MAX_POLL_EVENTS)] = limits.MAX_POLL_EVENTS,
-    ) -> list[dict[str, object]]:
-        """CreateActivity and DestroyActivity, oldest first, strictly later than ``afterTimestamp``."""
+        max_events: Annotated[int, Query(alias="maxEvents", ge=1)] = limits.MAX_POLL_EVENTS,
+    ) -> JSONResponse:
+        """For the provider's agent: CreateActivity and DestroyActivity, oldest first, later than ``afterTimestamp``."""
         after_us = _microseconds(after)
         found = await poll(
-            request, lambda: service.provider.agent_events(after_us, timeout_s=timeout, max_events=max_events)
+            request,
+            lambda: service.provider.agent_events(
+                after_us, timeout_s=timeout, max_events=min(max_events, limits.MAX_POLL_EVENTS)
+            ),
         )
-        return [
-            AgentEventBody(
-                event_type=event.event,
-                event_date=iso_time(event.moment_us / 1e6),
-                activity_id=event.activity_id,
-                agreement_id=event.agreement_id,
-            ).to_json()
-            for event in found
-        ]
+        return JSONResponse(
+            [
+                AgentEventBody(
+                    event_type=event.event,
+                    event_date=iso_time(event.moment_us / 1e6),
+                    activity_id=event.activity_id,
+                    agreement_id=event.agreement_id,
+                ).to_json()
+                for event in found
+            ]
+        )
 
-    @router.get("/golemp2p/v1/activities")
-    async def activities(live: bool = False) -> list[dict[str, object]]:
+    @router.get("/golemp2p/v1/activities", response_model=list[ActivityBody])
+    async def activities(live: bool = False) -> JSONResponse:
         """Ours: everything on all activities (or the live ones), both roles, newest first."""
-        return [_body(record) for record in await service.records(live_only=live)]
+        return JSONResponse([_body(record) for record in await service.records(live_only=live)])
 
-    @router.get("/golemp2p/v1/activities/{activity_id}")
-    async def activity(activity_id: str) -> dict[str, object]:
-        return _body(await service.record(ActivityId(activity_id)))
-
-
-class _EventStream(StreamingResponse):
-    """Closes its generator when the client goes, so that a reader of the log is let go at once."""
-
-    def __init__(self, frames: AsyncGenerator[str, None]) -> None:
-        super().__init__(frames, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._frames = frames
-
-    async def stream_response(self, send: Send) -> None:
-        async with contextlib.aclosing(self._frames):
-            await super().stream_response(send)
+    @router.get("/golemp2p/v1/activities/{activity_id}", response_model=ActivityBody, responses=answers(404))
+    async def activity(activity_id: str) -> JSONResponse:
+        return JSONResponse(_body(await service.record(ActivityId(activity_id))))
 
 
 async def _frames(batch: RemoteBatch, position: int) -> AsyncGenerator[str, None]:
@@ -172,6 +202,21 @@ async def _frames(batch: RemoteBatch, position: int) -> AsyncGenerator[str, None
                 if frame:
                     yield frame
                 reader.advance(number + 1)
+
+
+async def _watch(service: ActivityService) -> AsyncGenerator[str, None]:
+    """A frame when something changed; a comment now and then, so that a reader who is gone is noticed."""
+    told, told_s = "", 0.0
+    while True:
+        records = await service.provider.records(live_only=True)
+        shown = json.dumps([{"id": r.id, "state": r.state.value, "agreementId": r.agreement_id} for r in records])
+        if shown != told:
+            told, told_s = shown, trio.current_time()
+            yield f'data: {{"ts": "{iso_time(time.time())}", "activities": {shown}}}\n\n'
+        elif trio.current_time() - told_s > limits.SSE_KEEPALIVE_S:
+            told_s = trio.current_time()
+            yield ":\n\n"
+        await trio.sleep(limits.MONITOR_LOOK_S)
 
 
 def _body(record: ActivityRecord) -> dict[str, object]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from golemp2p import __version__, errors
+from golemp2p.api import openapi
 from golemp2p.api.auth import AppKeys, Guard
 from golemp2p.core.ids import Address
 
@@ -30,6 +31,7 @@ _STATUS: tuple[tuple[type[errors.GolemError], int], ...] = (
     (errors.RemoteError, 500),  # yagna's clients treat 500 as "the provider said no"
     (errors.NetworkError, 500),
 )
+_CODES: Final = {404: "not_found", 501: "not_supported"}
 
 
 def status_of(error: errors.GolemError) -> int:
@@ -53,7 +55,7 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 async def _http_error(_request: Request, error: Exception) -> Response:
     """Unknown paths, wrong methods, bodies that are no JSON or too large: in the shape of all our errors."""
     assert isinstance(error, HTTPException)
-    body = {"message": str(error.detail), "code": "not_found" if error.status_code == 404 else "usage"}
+    body = {"message": str(error.detail), "code": _CODES.get(error.status_code, "usage")}
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
@@ -77,10 +79,10 @@ def make_app(
         description="yagna's API and golemp2p's own calls. Authorize with an app-key: golemp2p app-key create NAME.",
         docs_url="/docs",
         redoc_url=None,
-        dependencies=[Depends(HTTPBearer(auto_error=False, description="An app-key of this node"))],
     )
     for router in routers:
-        app.include_router(router)
+        app.include_router(router, responses=openapi.EVERYWHERE)
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign] # FastAPI's documented way
     app.add_exception_handler(errors.GolemError, _golem_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)

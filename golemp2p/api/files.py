@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Final
 
 import trio
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -15,20 +15,22 @@ from fastapi.responses import FileResponse
 
 from golemp2p import limits
 from golemp2p.api.auth import Caller, current_caller
-from golemp2p.api.longpoll import poll
+from golemp2p.api.longpoll import Timeout, poll
+from golemp2p.api.openapi import BYTES, answers
 from golemp2p.errors import DeadlineError, NotFoundError
 from golemp2p.storage.content import Content, ContentStore
 from golemp2p.wire.rest.files import FileBody, NewSlot, SlotBody
 
 Me = Annotated[Caller, Depends(current_caller)]
-Timeout = Annotated[float, Query(ge=0, le=limits.MAX_LONG_POLL_S)]
+_CONTENT: Final = {"content": BYTES}
+_DOWNLOAD: Final = answers(404, ok={200: _CONTENT, 206: _CONTENT}) | {416: {"description": "No such range"}}
 
 
 def make_router(content: ContentStore, announce: Callable[[Content], None] | None = None) -> APIRouter:
     """``announce`` is told of every file that is put here, so that the network may learn of it."""
     router = APIRouter(prefix="/golemp2p/v1", tags=["files"], dependencies=[Depends(current_caller)])
 
-    @router.put("/files")
+    @router.put("/files", openapi_extra={"requestBody": {"required": True, **_CONTENT}})
     async def put_file(request: Request, me: Me, also: Annotated[list[str] | None, Query()] = None) -> FileBody:
         """Store the body. ``also`` names further hash algorithms to be found by, e.g. sha3-224."""
         stored = await content.add_stream(
@@ -38,15 +40,15 @@ def make_router(content: ContentStore, announce: Callable[[Content], None] | Non
             announce(stored)
         return _file(me, stored)
 
-    @router.get("/files/{sha3_256}")
+    @router.get("/files/{sha3_256}", response_class=Response, responses=_DOWNLOAD)
     async def get_file(sha3_256: str) -> FileResponse:
         return _download(_found(content, sha3_256))
 
-    @router.get("/files/{sha3_256}/info")
+    @router.get("/files/{sha3_256}/info", responses=answers(404))
     async def file_info(sha3_256: str, me: Me) -> FileBody:
         return _file(me, _found(content, sha3_256))
 
-    @router.delete("/files/{sha3_256}", status_code=204)
+    @router.delete("/files/{sha3_256}", status_code=204, responses=answers(404))
     async def delete_file(sha3_256: str) -> Response:
         content.remove(_found(content, sha3_256))
         return Response(status_code=204)
@@ -56,7 +58,7 @@ def make_router(content: ContentStore, announce: Callable[[Content], None] | Non
         slot = content.open_slot(secrets.token_hex(16), (terms or NewSlot()).max_bytes)
         return SlotBody(slot=slot.slot_id, url=f"gftp://{me.address}/{slot.slot_id}")
 
-    @router.get("/slots/{slot}")
+    @router.get("/slots/{slot}", response_class=Response, responses=_DOWNLOAD | answers(404, 408, 410))
     async def get_slot(slot: str, request: Request, timeout: Timeout = limits.DEFAULT_LONG_POLL_S) -> FileResponse:
         """The file once it is complete; 408 when it is not within ``timeout``."""
 

@@ -58,7 +58,7 @@ def make_router(services: Services) -> APIRouter:
 
     async def gftp_socket(websocket: WebSocket) -> None:
         """One gftp process: it binds and unbinds names on the socket, and all its names go with it."""
-        session = _GftpSession(services, _caller(websocket).key_name)
+        session = _GftpSession(services, _caller(websocket))
         await _accept(websocket)
         try:
             await _run(websocket, session.channel, session.take)
@@ -117,8 +117,8 @@ async def _write(websocket: WebSocket, channel: Channel, scope: trio.CancelScope
 class _GftpSession:
     """``{id, bind: {name, components, anybody}}`` and ``{id, unbind: name}`` beside the answers."""
 
-    def __init__(self, services: Services, owner: str) -> None:
-        self._services, self._owner = services, owner
+    def __init__(self, services: Services, caller: Caller) -> None:
+        self._services, self._caller = services, caller
         self._bound: dict[str, Service] = {}
         self.channel = Channel()
 
@@ -126,7 +126,7 @@ class _GftpSession:
         if "bind" not in frame and "unbind" not in frame:
             self.channel.take(wire.answer_of(frame))
             return
-        answer: dict[str, wire.Value] = {"id": frame.get("id")}
+        answer: dict[str, wire.Value] = {"id": frame.get("id"), "address": self._caller.address}
         try:
             match frame:
                 case {"bind": {"name": str(name), "components": [*components], "anybody": bool(anybody)}}:
@@ -144,7 +144,7 @@ class _GftpSession:
             return
         if len(self._bound) >= limits.GFTP_BINDS_PER_SESSION:
             raise PolicyError(f"one gftp process has {len(self._bound)} names already")
-        service = self._services.bind(name, components, owner=self._owner, shared=True, anybody=anybody)
+        service = self._services.bind(name, components, owner=self._caller.key_name, shared=True, anybody=anybody)
         service.attach(self.channel)
         self._bound[name] = service
 

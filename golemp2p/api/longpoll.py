@@ -1,14 +1,33 @@
-"""Long polls that hold nothing once their client is gone."""
+"""Long polls and event streams that hold nothing once their client is gone."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Annotated, TypeVar
 
 import trio
+from fastapi import Query
+from fastapi.responses import StreamingResponse
+from pydantic import AfterValidator
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Send
+
+from golemp2p import limits
 
 T = TypeVar("T")
+
+
+def _bounded(seconds: float) -> float:
+    return min(max(seconds, 0.0), limits.MAX_LONG_POLL_S)
+
+
+Timeout = Annotated[
+    float,
+    Query(allow_inf_nan=False, description=f"Seconds; at most {limits.MAX_LONG_POLL_S:g} count, 0 looks once"),
+    AfterValidator(_bounded),
+]
+"""``timeout`` of a call that waits. What is beyond the bounds is cut, not refused: clients ask for what they like."""
 
 
 async def poll(request: Request, fetch: Callable[[], Awaitable[T]]) -> T:
@@ -36,3 +55,15 @@ async def poll(request: Request, fetch: Callable[[], Awaitable[T]]) -> T:
     if not result:
         raise ClientDisconnect
     return result[0]
+
+
+class EventStream(StreamingResponse):
+    """``text/event-stream``. Closes its generator when the client goes, so that what it holds is let go at once."""
+
+    def __init__(self, frames: AsyncGenerator[str, None]) -> None:
+        super().__init__(frames, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._frames = frames
+
+    async def stream_response(self, send: Send) -> None:
+        async with contextlib.aclosing(self._frames):
+            await super().stream_response(send)

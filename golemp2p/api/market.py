@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -11,7 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from golemp2p import limits
 from golemp2p.api.auth import Caller, current_caller
-from golemp2p.api.longpoll import poll
+from golemp2p.api.longpoll import Timeout, poll
+from golemp2p.api.openapi import answers
 from golemp2p.core import agreement as core
 from golemp2p.core.ids import AgreementId, ProposalId, SubscriptionId
 from golemp2p.core.peer import address_of
@@ -26,7 +28,7 @@ from golemp2p.wire.p2p.market import checked_reason
 from golemp2p.wire.rest import market as rest
 
 Me = Annotated[Caller, Depends(current_caller)]
-Timeout = Annotated[float, Query(ge=0, allow_inf_nan=False)]
+ReasonBody = Annotated[dict[str, Any] | None, Body(description="`message`, and what else the sender likes")]
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -138,6 +140,16 @@ def _micro(moment: int) -> datetime:
     return _EPOCH + timedelta(seconds=seconds, microseconds=micro)
 
 
+def agreement_entry(agreement: core.Agreement) -> rest.AgreementEntry:
+    return rest.AgreementEntry(
+        id=agreement.id,
+        timestamp=_time(agreement.created_at),
+        approved_date=None if agreement.approved_at is None else _time(agreement.approved_at),
+        role=agreement.role.value.capitalize(),
+        state=agreement.state.value,
+    )
+
+
 def _max_events(value: int) -> int:
     if not 0 < value <= limits.MAX_POLL_EVENTS:
         raise UsageError(f"maxEvents is {value}", hint=f"1 to {limits.MAX_POLL_EVENTS}")
@@ -154,23 +166,35 @@ def make_router(service: MarketService) -> APIRouter:
     def subscription_routes(plural: str, kind: RecordKind) -> None:
         """The same calls for demands (requestor) and offers (provider)."""
 
-        @router.post(f"/{plural}", status_code=201)
+        record_model = list[rest.Demand] if kind is RecordKind.DEMAND else list[rest.Offer]
+
+        @router.post(f"/{plural}", status_code=201, response_model=str, name=f"subscribe_{kind.value}")
         async def subscribe(body: rest.Terms, caller: Me) -> Response:
             new_id = await service.subscribe(kind, flatten(body.properties), body.constraints, caller.key_name)
             return JSONResponse(new_id, status_code=201)
 
-        @router.get(f"/{plural}")
+        @router.get(f"/{plural}", response_model=record_model, name=f"own_{plural}")
         async def subscribed(caller: Me) -> Response:
             own = service.subscriptions.all(kind, caller.key_name)
             make = demand_of if kind is RecordKind.DEMAND else offer_of
             return _dump([make(s.record) for s in own])
 
-        @router.delete(f"/{plural}/{{subscription}}", status_code=204)
+        @router.delete(
+            f"/{plural}/{{subscription}}",
+            status_code=204,
+            responses=answers(404, 410),
+            name=f"unsubscribe_{kind.value}",
+        )
         async def unsubscribe(subscription: str, _caller: Me) -> Response:
             await service.unsubscribe(kind, SubscriptionId(subscription))
             return Response(status_code=204)
 
-        @router.get(f"/{plural}/{{subscription}}/events")
+        @router.get(
+            f"/{plural}/{{subscription}}/events",
+            response_model=list[rest.MarketEvent],
+            responses=answers(404),
+            name=f"{kind.value}_events",
+        )
         async def events(
             request: Request,
             subscription: str,
@@ -183,22 +207,35 @@ def make_router(service: MarketService) -> APIRouter:
             found = await poll(request, lambda: own.events.take(timeout, count))
             return _dump([_event_of(event, caller.address) for event in found])
 
-        @router.get(f"/{plural}/{{subscription}}/proposals/{{proposal}}")
+        @router.get(
+            f"/{plural}/{{subscription}}/proposals/{{proposal}}",
+            response_model=rest.Proposal,
+            responses=answers(404),
+            name=f"{kind.value}_proposal",
+        )
         async def get_proposal(subscription: str, proposal: str, caller: Me) -> Response:
             found = service.negotiation.get(SubscriptionId(subscription), ProposalId(proposal))
             return JSONResponse(proposal_of(found, caller.address).to_json())
 
-        @router.post(f"/{plural}/{{subscription}}/proposals/{{proposal}}")
+        @router.post(
+            f"/{plural}/{{subscription}}/proposals/{{proposal}}",
+            response_model=str,
+            responses=answers(404, 408, 409, 410, 502),
+            name=f"counter_{kind.value}_proposal",
+        )
         async def counter(subscription: str, proposal: str, body: rest.Terms, _caller: Me) -> Response:
             new_id = await service.negotiation.counter(
                 kind, SubscriptionId(subscription), ProposalId(proposal), flatten(body.properties), body.constraints
             )
             return JSONResponse(new_id)
 
-        @router.post(f"/{plural}/{{subscription}}/proposals/{{proposal}}/reject", status_code=204)
-        async def reject(
-            subscription: str, proposal: str, _caller: Me, reason: Annotated[dict[str, Any] | None, Body()] = None
-        ) -> Response:
+        @router.post(
+            f"/{plural}/{{subscription}}/proposals/{{proposal}}/reject",
+            status_code=204,
+            responses=answers(404, 410),
+            name=f"reject_{kind.value}_proposal",
+        )
+        async def reject(subscription: str, proposal: str, _caller: Me, reason: ReasonBody = None) -> Response:
             await service.negotiation.reject(kind, SubscriptionId(subscription), ProposalId(proposal), _reason(reason))
             return Response(status_code=204)
 
@@ -211,72 +248,86 @@ def make_router(service: MarketService) -> APIRouter:
 def _agreement_routes(router: APIRouter, service: MarketService) -> None:
     agreements = service.agreements
 
-    @router.post("/agreements")
+    @router.post("/agreements", response_model=str, responses=answers(404, 409, 410))
     async def create(body: rest.AgreementRequest, _caller: Me) -> Response:
         valid_to = body.valid_to if body.valid_to.tzinfo else body.valid_to.replace(tzinfo=UTC)
         return JSONResponse(await agreements.create(ProposalId(body.proposal_id), valid_to.timestamp()))
 
-    @router.get("/agreements")
-    async def all_agreements(_caller: Me, state: str | None = None) -> Response:
+    @router.get("/agreements", response_model=list[rest.AgreementEntry])
+    async def list_agreements(
+        _caller: Me,
+        state: str | None = None,
+        app_session_id: Annotated[str | None, Query(alias="appSessionId")] = None,
+        after: Annotated[datetime | None, Query(alias="afterDate")] = None,
+        before: Annotated[datetime | None, Query(alias="beforeDate")] = None,
+        after_too: Annotated[datetime | None, Query(alias="afterTimestamp")] = None,
+        before_too: Annotated[datetime | None, Query(alias="beforeTimestamp")] = None,
+    ) -> Response:
+        """Both roles, newest first. yagna's code says ...Date, its specification ...Timestamp: both are taken."""
         states = None if state is None else [_state(state)]
-        found = sorted(await agreements.all(states), key=lambda a: a.created_at, reverse=True)
-        return JSONResponse(
-            [
-                {
-                    "id": a.id,
-                    "timestamp": _time(a.created_at).isoformat(),
-                    "approvedDate": None if a.approved_at is None else _time(a.approved_at).isoformat(),
-                    "role": a.role.value.capitalize(),
-                    "state": a.state.value,
-                }
-                for a in found
-            ]
-        )
+        since_us = max((_micros(m) for m in (after, after_too) if m is not None), default=None)
+        until_us = min((_micros(m) for m in (before, before_too) if m is not None), default=None)
+        found = [
+            a
+            for a in await agreements.all(states)
+            if app_session_id in (None, a.session_id)
+            and (since_us is None or a.created_at * 1e6 > since_us)
+            and (until_us is None or a.created_at * 1e6 < until_us)
+        ]
+        found.sort(key=lambda a: a.created_at, reverse=True)
+        return _dump([agreement_entry(a) for a in found[: limits.MAX_LISTED]])
 
-    @router.get("/agreements/{agreement}")
-    async def get(agreement: str, _caller: Me) -> Response:
-        return JSONResponse(agreement_of(await agreements.get(AgreementId(agreement))).to_json())
+    shown = _ShownAgreements()
 
-    @router.get("/agreements/{agreement}/terminate/reason")
+    @router.get("/agreements/{agreement}", response_model=rest.Agreement, responses=answers(404))
+    async def get_agreement(agreement: str, _caller: Me) -> Response:
+        return Response(shown.json(await agreements.get(AgreementId(agreement))), media_type="application/json")
+
+    @router.get("/agreements/{agreement}/terminate/reason", response_model=rest.Reason, responses=answers(404))
     async def end_reason(agreement: str, _caller: Me) -> Response:
         return JSONResponse(_reason((await agreements.get(AgreementId(agreement))).end_reason))
 
-    @router.post("/agreements/{agreement}/confirm", status_code=204)
+    @router.post("/agreements/{agreement}/confirm", status_code=204, responses=answers(404, 408, 409, 410, 502))
     async def confirm(agreement: str, _caller: Me, appSessionId: str | None = None) -> Response:  # noqa: N803
         await agreements.confirm(AgreementId(agreement), appSessionId)
         return Response(status_code=204)
 
-    @router.post("/agreements/{agreement}/wait", status_code=204)
+    @router.post("/agreements/{agreement}/wait", status_code=204, responses=answers(404, 408, 410))
     async def wait(
         request: Request, agreement: str, _caller: Me, timeout: Timeout = limits.DEFAULT_LONG_POLL_S
     ) -> Response:
         await poll(request, lambda: agreements.wait_approved(AgreementId(agreement), timeout))
         return Response(status_code=204)
 
-    @router.post("/agreements/{agreement}/approve", status_code=204)
-    async def approve(agreement: str, _caller: Me, timeout: Timeout = limits.MARKET_RPC_TIMEOUT_S) -> Response:
-        await agreements.approve(AgreementId(agreement), min(timeout, limits.MAX_LONG_POLL_S))
+    @router.post("/agreements/{agreement}/approve", status_code=204, responses=answers(404, 408, 410))
+    async def approve(
+        agreement: str,
+        _caller: Me,
+        timeout: Timeout = limits.MARKET_RPC_TIMEOUT_S,
+        appSessionId: str | None = None,  # noqa: N803
+    ) -> Response:
+        await agreements.approve(AgreementId(agreement), timeout, appSessionId)
         return Response(status_code=204)
 
-    @router.post("/agreements/{agreement}/reject", status_code=204)
-    async def reject(agreement: str, _caller: Me, reason: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
+    @router.post("/agreements/{agreement}/reject", status_code=204, responses=answers(404, 410))
+    async def reject_agreement(agreement: str, _caller: Me, reason: ReasonBody = None) -> Response:
         await agreements.reject(AgreementId(agreement), _reason(reason))
         return Response(status_code=204)
 
-    @router.post("/agreements/{agreement}/cancel", status_code=204)
-    async def cancel(agreement: str, _caller: Me, reason: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
+    @router.post("/agreements/{agreement}/cancel", status_code=204, responses=answers(404, 410))
+    async def cancel(agreement: str, _caller: Me, reason: ReasonBody = None) -> Response:
         await agreements.cancel(AgreementId(agreement), _reason(reason))
         return Response(status_code=204)
 
-    @router.post("/agreements/{agreement}/terminate")
-    async def terminate(
-        agreement: str, _caller: Me, reason: Annotated[dict[str, Any] | None, Body()] = None
-    ) -> Response:
+    @router.post(
+        "/agreements/{agreement}/terminate", response_class=Response, responses=answers(404, 409, 410, ok={200: {}})
+    )
+    async def terminate(agreement: str, _caller: Me, reason: ReasonBody = None) -> Response:
         await agreements.terminate(AgreementId(agreement), _reason(reason))
         return Response(status_code=200)
 
-    @router.get("/agreementEvents")
-    async def events(
+    @router.get("/agreementEvents", response_model=list[rest.AgreementOperationEvent])
+    async def agreement_events(
         request: Request,
         _caller: Me,
         timeout: Timeout = limits.DEFAULT_LONG_POLL_S,
@@ -288,6 +339,25 @@ def _agreement_routes(router: APIRouter, service: MarketService) -> None:
         count = _max_events(maxEvents)
         found = await poll(request, lambda: agreements.events(after, appSessionId, timeout, count))
         return _dump([_news_of(news) for news in found])
+
+
+class _ShownAgreements:
+    """The JSON of the latest agreements that were asked for: golem-js asks for each many times per command."""
+
+    def __init__(self) -> None:
+        self._made: OrderedDict[AgreementId, tuple[core.Agreement, bytes]] = OrderedDict()
+
+    def json(self, agreement: core.Agreement) -> bytes:
+        known = self._made.get(agreement.id)
+        if known is not None and known[0] is agreement:  # a change makes another object
+            self._made.move_to_end(agreement.id)
+            return known[1]
+        made = JSONResponse(agreement_of(agreement).to_json()).body
+        self._made[agreement.id] = agreement, bytes(made)
+        self._made.move_to_end(agreement.id)
+        if len(self._made) > limits.MAX_SHOWN_AGREEMENTS:
+            self._made.popitem(last=False)
+        return bytes(made)
 
 
 def _micros(moment: datetime) -> int:

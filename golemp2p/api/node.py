@@ -13,12 +13,13 @@ from fastapi import APIRouter, Depends, Query
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from golemp2p import __version__
 from golemp2p.activity.service import ActivityService
 from golemp2p.api.auth import AppKey, AppKeys, Caller, current_caller
 from golemp2p.api.market import agreement_of, offer_of
+from golemp2p.api.openapi import answers
 from golemp2p.config import Settings
 from golemp2p.core.constraints import Terms, Ternary, evaluate, explain, match, parse
 from golemp2p.core.ids import AgreementId
@@ -32,6 +33,7 @@ from golemp2p.payment.service import PaymentService
 from golemp2p.runtimes.probed import Runtimes
 from golemp2p.storage import Storage
 from golemp2p.storage import app_keys as rows
+from golemp2p.wire.rest import market as market_rest
 from golemp2p.wire.rest import node as rest
 
 Me = Annotated[Caller, Depends(current_caller)]
@@ -74,11 +76,11 @@ def _open_routes(router: APIRouter, node: NodeContext) -> None:
     registry = CollectorRegistry()
     registry.register(_Gauges(node))
 
-    @router.get("/me")
+    @router.get("/me", response_model=rest.Identity)
     async def me(caller: Me) -> Response:
         return JSONResponse({"identity": caller.address, "name": caller.key_name, "role": "manager"})
 
-    @router.get("/version/get")
+    @router.get("/version/get", response_model=rest.Version)
     async def version() -> Response:
         stamp = "2026-11-22T00:00:00Z"
         current = {
@@ -91,17 +93,17 @@ def _open_routes(router: APIRouter, node: NodeContext) -> None:
         }
         return JSONResponse({"current": current, "pending": None})
 
-    @router.get("/healthz")
+    @router.get("/healthz", response_model=rest.Health)
     async def health() -> Response:
         return JSONResponse({"status": "ok", "peers": node.network.statistics().connections})
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
 
 def _own_routes(router: APIRouter, node: NodeContext) -> None:
-    @router.get("/golemp2p/v1/status")
+    @router.get("/golemp2p/v1/status", response_model=rest.Status)
     async def status(_caller: Me) -> Response:
         now = time.time()
         book = node.market.book
@@ -124,7 +126,7 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
         )
         return JSONResponse(body.to_json())
 
-    @router.get("/golemp2p/v1/peers")
+    @router.get("/golemp2p/v1/peers", response_model=list[rest.Peer])
     async def peers(_caller: Me) -> Response:
         found = [
             rest.Peer(
@@ -138,12 +140,12 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
         ]
         return JSONResponse([p.to_json() for p in found])
 
-    @router.get("/golemp2p/v1/runtimes")
+    @router.get("/golemp2p/v1/runtimes", response_model=list[rest.RuntimeInfo])
     async def runtimes(_caller: Me) -> Response:
         """What this node can run, with the offer properties that describe it."""
         return JSONResponse([_runtime(name, node.runtimes).to_json() for name in node.runtimes])
 
-    @router.get("/golemp2p/v1/runtimes/{runtime:path}")
+    @router.get("/golemp2p/v1/runtimes/{runtime:path}", response_model=rest.RuntimeInfo, responses=answers(404))
     async def runtime(runtime: str, _caller: Me) -> Response:
         """One of them, tried out: the first call waits until it has run something for real."""
         if runtime not in node.runtimes:
@@ -151,7 +153,7 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
         await node.runtimes.probe(runtime)
         return JSONResponse(_runtime(runtime, node.runtimes).to_json())
 
-    @router.get("/golemp2p/v1/offers")
+    @router.get("/golemp2p/v1/offers", response_model=list[market_rest.Offer])
     async def offers(
         _caller: Me,
         constraints: str = "()",
@@ -166,7 +168,7 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
 
         return JSONResponse(await _look_through(node, subnet, judge, limit))
 
-    @router.post("/golemp2p/v1/explain")
+    @router.post("/golemp2p/v1/explain", response_model=list[rest.OfferVerdict])
     async def explain_demand(body: rest.DemandTerms, _caller: Me) -> Response:
         """For each live offer (a thousand at most): whether it matches this demand, and what keeps it from it."""
         demand = Terms(flatten(body.properties), body.constraints)
@@ -174,7 +176,12 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
         lines = await _look_through(node, subnet, lambda offer: _explain(demand, offer).to_json(), MAX_OFFERS_SHOWN)
         return JSONResponse(lines)
 
-    @router.get("/golemp2p/v1/agreements/{agreement}")
+    @router.get(
+        "/golemp2p/v1/agreements/{agreement}",
+        response_model=rest.AgreementProof,
+        responses=answers(404),
+        name="agreement_proof",
+    )
     async def agreement(agreement: str, _caller: Me) -> Response:
         """The agreement with what one needs to check both signatures offline."""
         found = await node.market.agreements.get(AgreementId(agreement))
@@ -241,7 +248,7 @@ def _explain(demand: Terms, offer: MarketRecord) -> rest.OfferVerdict:
 
 
 def _key_routes(router: APIRouter, node: NodeContext) -> None:
-    @router.get("/golemp2p/v1/app-keys")
+    @router.get("/golemp2p/v1/app-keys", response_model=list[rest.AppKey])
     async def all_keys(caller: Me) -> Response:
         """The secrets only for the node's own commands: an agent must not learn another one's key."""
         return JSONResponse(
@@ -257,7 +264,7 @@ def _key_routes(router: APIRouter, node: NodeContext) -> None:
             ]
         )
 
-    @router.post("/golemp2p/v1/app-keys", status_code=201)
+    @router.post("/golemp2p/v1/app-keys", status_code=201, response_model=rest.CreatedAppKey)
     async def create_key(body: rest.NewAppKey, caller: Me) -> Response:
         _require_cli(caller)
         if "/" in body.name or body.name in (".", ".."):
@@ -272,7 +279,7 @@ def _key_routes(router: APIRouter, node: NodeContext) -> None:
         node.keys.put(key)
         return JSONResponse({"name": key.name, "key": key.key}, status_code=201)
 
-    @router.delete("/golemp2p/v1/app-keys/{name}", status_code=204)
+    @router.delete("/golemp2p/v1/app-keys/{name}", status_code=204, responses=answers(404))
     async def remove_key(name: str, caller: Me) -> Response:
         _require_cli(caller)
         if not node.keys.remove(name):

@@ -4,54 +4,35 @@ from __future__ import annotations
 
 import base64
 import re
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from golemp2p import limits
+from golemp2p.api.allocations import add_allocations
 from golemp2p.api.auth import Caller, current_caller
-from golemp2p.api.longpoll import poll
-from golemp2p.core.ids import ActivityId, Address, AgreementId, AllocationId, DocumentId
+from golemp2p.api.longpoll import Timeout, poll
+from golemp2p.api.moments import microseconds_of, moment_of, moment_of_us, seconds_of
+from golemp2p.api.openapi import NULL, answers
+from golemp2p.core.ids import ActivityId, AgreementId, AllocationId, DocumentId
 from golemp2p.core.money import format_amount, parse_amount
 from golemp2p.core.payment import DocumentKind, Side
 from golemp2p.core.peer import address_of
-from golemp2p.errors import UsageError
+from golemp2p.errors import NotFoundError
 from golemp2p.payment.service import DEFAULT_EVENT_TYPES, EVENT_TYPES, PaymentService
-from golemp2p.storage.payment import Allocation, PaymentEvent, StoredDocument
+from golemp2p.storage.payment import PaymentEvent, StoredDocument
 from golemp2p.storage.payment_settlement import StoredPayment
 from golemp2p.wire.rest import payment as rest
 
+_KINDS: Final = (("gas", "InsufficientGas"), ("fee", "TxStuck"), ("chain id", "InvalidChainId"), ("sign", "CantSign"))
 Me = Annotated[Caller, Depends(current_caller)]
-Timeout = Annotated[float, Query(ge=0)]  # the service caps it
-MaxItems = Annotated[int | None, Query(ge=1, le=10_000, alias="maxItems")]
+MaxItems = Annotated[int | None, Query(ge=1, alias="maxItems")]
+MaxEvents = Annotated[int, Query(ge=1, alias="maxEvents")]
 After = Annotated[datetime | None, Query(alias="afterTimestamp")]
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def _seconds(moment: datetime | None) -> float | None:
-    if moment is None:
-        return None
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def allocation_json(a: Allocation) -> dict[str, Any]:
-    return rest.Allocation(
-        allocation_id=a.id,
-        address=a.address,
-        payment_platform=a.platform,
-        total_amount=format_amount(a.total),
-        spent_amount=format_amount(a.spent),
-        remaining_amount=format_amount(a.remaining),
-        timestamp=_time(a.created_at),
-        timeout=None if a.timeout_at is None else _time(a.timeout_at),
-        make_deposit=a.make_deposit,
-    ).to_json()
 
 
 def document_json(stored: StoredDocument, me: str) -> dict[str, Any]:
@@ -66,12 +47,12 @@ def document_json(stored: StoredDocument, me: str) -> dict[str, Any]:
             payer_addr=d.payer,
             payment_platform=d.platform,
             previous_debit_note_id=d.previous_id or None,
-            timestamp=_time(d.issued_at_ms / 1000),
+            timestamp=moment_of(d.issued_at_ms / 1000),
             agreement_id=d.agreement_id,
             activity_id=d.activity_id,
             total_amount_due=format_amount(d.amount),
             usage_counter_vector=d.usage_vector,
-            payment_due_date=_time(d.due_at_ms / 1000) if d.due_at_ms else None,
+            payment_due_date=moment_of(d.due_at_ms / 1000) if d.due_at_ms else None,
             status=stored.state,
             status_reason=stored.reason or None,
         ).to_json()
@@ -82,11 +63,11 @@ def document_json(stored: StoredDocument, me: str) -> dict[str, Any]:
         payee_addr=d.payee,
         payer_addr=d.payer,
         payment_platform=d.platform,
-        timestamp=_time(d.issued_at_ms / 1000),
+        timestamp=moment_of(d.issued_at_ms / 1000),
         agreement_id=d.agreement_id,
         activity_ids=list(d.activity_ids),
         amount=format_amount(d.amount),
-        payment_due_date=_time(d.due_at_ms / 1000),
+        payment_due_date=moment_of(d.due_at_ms / 1000),
         status=stored.state,
         status_reason=stored.reason or None,
     ).to_json()
@@ -97,8 +78,7 @@ def event_json(event: PaymentEvent) -> dict[str, Any]:
     rejection = event.detail.get("rejection")
     return rest.PaymentEvent(
         event_type=f"{'Invoice' if invoice else 'DebitNote'}{event.type}Event",
-        # Never through a float: clients send it back and want nothing twice.
-        event_date=datetime.fromtimestamp(event.date_us // 10**6, UTC).replace(microsecond=event.date_us % 10**6),
+        event_date=moment_of_us(event.date_us),
         invoice_id=event.document_id if invoice else None,
         debit_note_id=None if invoice else event.document_id,
         rejection=rejection if isinstance(rejection, dict) else None,
@@ -116,7 +96,7 @@ def payment_json(stored: StoredPayment, me: str) -> dict[str, Any]:
         payee_addr=n.payee,
         payment_platform=n.platform,
         amount=format_amount(n.amount),
-        timestamp=_time(n.paid_at_ms / 1000),
+        timestamp=moment_of(stored.stored_at),
         agreement_payments=[rest.AgreementPayment(agreement_id=a, amount=format_amount(v)) for a, v in n.shares],
         activity_payments=[],
         document_ids=list(n.document_ids),
@@ -138,17 +118,9 @@ def wanted_types(header: str | None) -> frozenset[str] | None:
     return frozenset(name.capitalize() for name in short) & EVENT_TYPES
 
 
-def _after_us(after: datetime | None) -> int:
-    if after is None:
-        return 0
-    moment = after if after.tzinfo is not None else after.replace(tzinfo=UTC)
-    whole = moment.replace(microsecond=0)
-    return round(whole.timestamp()) * 10**6 + moment.microsecond
-
-
 def make_router(service: PaymentService) -> APIRouter:
     router = APIRouter(prefix="/payment-api/v1", tags=["payment"])
-    _add_allocations(router, service)
+    add_allocations(router, service)
     for kind, path in ((DocumentKind.DEBIT_NOTE, "debitNote"), (DocumentKind.INVOICE, "invoice")):
         _add_documents(router, service, kind, path)
     _add_issuing(router, service)
@@ -156,96 +128,19 @@ def make_router(service: PaymentService) -> APIRouter:
     return router
 
 
-def _platform(service: PaymentService, wanted: str | rest.PlatformParts | None) -> str:
-    """By name, by parts, or the only one there is."""
-    if isinstance(wanted, str) and wanted:
-        return wanted
-    parts = wanted if isinstance(wanted, rest.PlatformParts) else rest.PlatformParts()
-    fitting = [
-        a.platform
-        for a in service.accounts()
-        if parts.driver in (None, a.driver) and parts.network in (None, a.network) and parts.token in (None, a.token)
-    ]
-    if not fitting:
-        raise UsageError(
-            f"no payment platform fits {parts.to_json()}",
-            hint=f"one of: {', '.join(a.platform for a in service.accounts()) or 'none is configured'}",
-        )
-    return fitting[0]
-
-
-def _add_allocations(router: APIRouter, service: PaymentService) -> None:
-    @router.post("/allocations", status_code=201)
-    async def create_allocation(body: rest.NewAllocation, _: Me) -> JSONResponse:
-        allocation = await service.allocations.create(
-            platform=_platform(service, body.payment_platform),
-            total=parse_amount(body.total_amount, what="totalAmount"),
-            address=Address(body.address.lower()) if body.address else None,
-            timeout_at=_seconds(body.timeout),
-            make_deposit=body.make_deposit,
-            allocation_id=AllocationId(body.allocation_id) if body.allocation_id else None,
-        )
-        return JSONResponse(allocation_json(allocation), 201)
-
-    @router.get("/allocations")
-    async def list_allocations(_: Me) -> JSONResponse:
-        return JSONResponse([allocation_json(a) for a in await service.allocations.list_live()])
-
-    @router.get("/allocations/{allocation_id}")
-    async def get_allocation(allocation_id: str, _: Me) -> JSONResponse:
-        return JSONResponse(allocation_json(await service.allocations.get(allocation_id)))
-
-    @router.put("/allocations/{allocation_id}")
-    async def amend_allocation(allocation_id: str, body: rest.AllocationUpdate, _: Me) -> JSONResponse:
-        total = None if body.total_amount is None else parse_amount(body.total_amount, what="totalAmount")
-        timeout_at = _seconds(body.timeout)
-        return JSONResponse(
-            allocation_json(await service.allocations.amend(allocation_id, total=total, timeout_at=timeout_at))
-        )
-
-    @router.delete("/allocations/{allocation_id}")
-    async def release_allocation(allocation_id: str, _: Me) -> JSONResponse:
-        await service.allocations.release(allocation_id)
-        return JSONResponse(None)
-
-    @router.get("/demandDecorations")
-    async def decorate(_: Me, allocation_ids: Annotated[list[str], Query(alias="allocationIds")]) -> JSONResponse:
-        # Clients send one comma-separated value, or repeat the parameter.
-        ids = [i for part in allocation_ids for i in part.split(",") if i]
-        decoration = await service.allocations.decorate(ids)
-        return JSONResponse(
-            rest.Decoration(
-                properties=[rest.DecorationProperty(key=k, value=v) for k, v in decoration.properties],
-                constraints=list(decoration.constraints),
-            ).to_json()
-        )
-
-    async def accounts(_: Me) -> JSONResponse:
-        return JSONResponse(
-            [
-                rest.Account(
-                    platform=a.platform,
-                    address=a.address,
-                    driver=a.driver,
-                    network=a.network,
-                    token=a.token,
-                    send=True,
-                    receive=True,
-                ).to_json()
-                for a in service.accounts()
-            ]
-        )
-
-    router.add_api_route("/requestorAccounts", accounts, methods=["GET"], name="requestor_accounts")
-    router.add_api_route("/providerAccounts", accounts, methods=["GET"], name="provider_accounts")
-
-
 def _add_documents(router: APIRouter, service: PaymentService, kind: DocumentKind, path: str) -> None:
     """The calls that debit notes and invoices have alike."""
 
     async def list_documents(me: Me, after: After = None, max_items: MaxItems = None) -> JSONResponse:
-        found = await service.list_documents(kind, after=_seconds(after), limit=max_items)
+        found = await service.list_documents(kind, after=seconds_of(after), limit=max_items)
         return JSONResponse([document_json(s, me.address) for s in found])
+
+    async def document_payments(
+        document_id: str, me: Me, after: After = None, max_items: MaxItems = None
+    ) -> JSONResponse:
+        await service.document(kind, document_id)
+        found = await service.payments(document_id=document_id, after=seconds_of(after), limit=max_items)
+        return JSONResponse([payment_json(s, me.address) for s in found])
 
     async def get_document(document_id: str, me: Me) -> JSONResponse:
         return JSONResponse(document_json(await service.document(kind, document_id), me.address))
@@ -276,7 +171,7 @@ def _add_documents(router: APIRouter, service: PaymentService, kind: DocumentKin
         _: Me,
         after: After = None,
         timeout: Timeout = limits.DEFAULT_LONG_POLL_S,
-        max_events: Annotated[int, Query(ge=1, le=10_000, alias="maxEvents")] = limits.MAX_POLL_EVENTS,
+        max_events: MaxEvents = limits.MAX_POLL_EVENTS,
         app_session_id: Annotated[str | None, Query(alias="appSessionId")] = None,
         requestor_events: Annotated[str | None, Header(alias="X-Requestor-Events")] = None,
         provider_events: Annotated[str | None, Header(alias="X-Provider-Events")] = None,
@@ -287,8 +182,8 @@ def _add_documents(router: APIRouter, service: PaymentService, kind: DocumentKin
             request,
             lambda: service.events(
                 kind,
-                after_us=_after_us(after),
-                limit=max_events,
+                after_us=microseconds_of(after),
+                limit=min(max_events, limits.MAX_LISTED),
                 timeout_s=timeout,
                 session_id=app_session_id,
                 types=types,
@@ -296,20 +191,31 @@ def _add_documents(router: APIRouter, service: PaymentService, kind: DocumentKin
         )
         return JSONResponse([event_json(e) for e in found])
 
-    for method, suffix, endpoint in (
-        ("GET", "s", list_documents),
-        ("GET", "s/{document_id}", get_document),
-        ("POST", "s/{document_id}/accept", accept),
-        ("POST", "s/{document_id}/reject", reject),
-        ("POST", "s/{document_id}/send", send),
-        ("POST", "s/{document_id}/cancel", cancel),
-        ("GET", "Events", events),
-    ):
-        router.add_api_route(f"/{path}{suffix}", endpoint, methods=[method], name=f"{path}_{endpoint.__name__}")
+    model: Any = rest.DebitNote if kind is DocumentKind.DEBIT_NOTE else rest.Invoice
+    at, done = "s/{document_id}", {200: NULL}
+    routes: tuple[tuple[str, str, Callable[..., Any], Any, dict[int | str, dict[str, Any]]], ...] = (
+        ("GET", "s", list_documents, list[model], {}),
+        ("GET", at, get_document, model, answers(404)),
+        ("GET", f"{at}/payments", document_payments, list[rest.Payment], answers(404)),
+        ("POST", f"{at}/accept", accept, None, answers(404, 409, 410, ok=done)),
+        ("POST", f"{at}/reject", reject, None, answers(404, 409, 410, ok=done)),
+        ("POST", f"{at}/send", send, None, answers(404, 409, 410, ok=done)),
+        ("POST", f"{at}/cancel", cancel, None, answers(404, 409, 410, ok=done)),
+        ("GET", "Events", events, list[rest.PaymentEvent], {}),
+    )
+    for method, suffix, endpoint, answer, responses in routes:
+        router.add_api_route(
+            f"/{path}{suffix}",
+            endpoint,
+            methods=[method],
+            name=f"{path}_{endpoint.__name__}",
+            response_model=answer,
+            responses=responses,
+        )
 
 
 def _add_issuing(router: APIRouter, service: PaymentService) -> None:
-    @router.post("/debitNotes", status_code=201)
+    @router.post("/debitNotes", status_code=201, response_model=rest.DebitNote, responses=answers(404, 409, 410))
     async def issue_debit_note(body: rest.NewDebitNote, me: Me) -> JSONResponse:
         agreement_id = body.agreement_id or await service.documents.agreement_of(ActivityId(body.activity_id))
         stored = await service.documents.issue_debit_note(
@@ -317,30 +223,79 @@ def _add_issuing(router: APIRouter, service: PaymentService) -> None:
             ActivityId(body.activity_id),
             parse_amount(body.total_amount_due, what="totalAmountDue"),
             usage=body.usage_counter_vector or [],
-            due_at=_seconds(body.payment_due_date),
+            due_at=seconds_of(body.payment_due_date),
             document_id=DocumentId(body.debit_note_id) if body.debit_note_id else None,
         )
         return JSONResponse(document_json(stored, me.address), 201)
 
-    @router.post("/invoices", status_code=201)
+    @router.post("/invoices", status_code=201, response_model=rest.Invoice, responses=answers(404, 409, 410))
     async def issue_invoice(body: rest.NewInvoice, me: Me) -> JSONResponse:
         stored = await service.documents.issue_invoice(
             AgreementId(body.agreement_id),
             parse_amount(body.amount, what="amount"),
             activity_ids=[ActivityId(a) for a in body.activity_ids or []],
-            due_at=_seconds(body.payment_due_date),
+            due_at=seconds_of(body.payment_due_date),
             document_id=DocumentId(body.invoice_id) if body.invoice_id else None,
         )
         return JSONResponse(document_json(stored, me.address), 201)
 
 
 def _add_payments(router: APIRouter, service: PaymentService) -> None:
-    @router.get("/payments")
-    async def list_payments(me: Me, after: After = None, max_items: MaxItems = None) -> JSONResponse:
-        found = await service.payments(after=_seconds(after), limit=max_items)
+    @router.get("/payments", response_model=list[rest.Payment])
+    async def list_payments(
+        request: Request,
+        me: Me,
+        timeout: Timeout = limits.DEFAULT_LONG_POLL_S,
+        after: After = None,
+        max_events: Annotated[int | None, Query(ge=1, alias="maxEvents")] = None,
+        max_items: MaxItems = None,
+        app_session_id: Annotated[str | None, Query(alias="appSessionId")] = None,
+        network: str | None = None,
+        driver: str | None = None,
+    ) -> JSONResponse:
+        """Made and received, oldest first; waits for one."""
+        found = await poll(
+            request,
+            lambda: service.payments(
+                after=seconds_of(after),
+                limit=min(max_events or limits.MAX_LISTED, max_items or limits.MAX_LISTED),
+                timeout_s=timeout,
+                session_id=app_session_id,
+                network=network,
+                driver=driver,
+            ),
+        )
         return JSONResponse([payment_json(s, me.address) for s in found])
 
-    @router.get("/status")
+    @router.get("/payments/status", response_model=list[rest.DriverStatus], responses=answers(404))
+    async def driver_status(_: Me, network: str | None = None, driver: str | None = None) -> JSONResponse:
+        """What keeps payments from going on; an empty list is good news."""
+        accounts = {
+            a.platform: a for a in service.accounts() if network in (None, a.network) and driver in (None, a.driver)
+        }
+        if not accounts and (network is not None or driver is not None):
+            raise NotFoundError(f"no payment platform has driver {driver or '*'} and network {network or '*'}")
+        return JSONResponse(
+            [
+                rest.DriverStatus(
+                    kind=_kind_of(s.problem),
+                    driver=accounts[s.platform].driver,
+                    network=accounts[s.platform].network,
+                    message=s.problem,
+                ).to_json()
+                for s in await service.status()
+                if s.problem and s.platform in accounts
+            ]
+        )
+
+    @router.get("/payments/{payment_id}", response_model=rest.Payment, responses=answers(404))
+    async def get_payment(payment_id: str, me: Me) -> JSONResponse:
+        found = await service.payments(payment_id=payment_id)
+        if not found:
+            raise NotFoundError(f"payment {payment_id[:80]} is unknown")
+        return JSONResponse(payment_json(found[0], me.address))
+
+    @router.get("/status", response_model=list[rest.PlatformStatus])
     async def status(_: Me) -> JSONResponse:
         """golemp2p's own: what settlement is doing."""
         return JSONResponse(
@@ -355,7 +310,7 @@ def _add_payments(router: APIRouter, service: PaymentService) -> None:
             ]
         )
 
-    @router.get("/balances")
+    @router.get("/balances", response_model=list[rest.Balance])
     async def balances(_: Me) -> JSONResponse:
         """golemp2p's own: what the account holds on each platform."""
         return JSONResponse(
@@ -370,3 +325,9 @@ def _add_payments(router: APIRouter, service: PaymentService) -> None:
                 for b in await service.balances()
             ]
         )
+
+
+def _kind_of(problem: str) -> str:
+    """yagna's word for it, as near as they come: clients show it, none decides by it."""
+    text = problem.lower()
+    return next((kind for word, kind in _KINDS if word in text), "RpcError")

@@ -23,6 +23,7 @@ async def serve_rest(
     config.bind = [f"fd://{os.dup(listener.fileno())}"]  # hypercorn closes the one that it is given
     config.graceful_timeout = limits.REST_SHUTDOWN_GRACE_S
     config.keep_alive_timeout = limits.REST_KEEP_ALIVE_S
+    config.websocket_ping_interval = limits.WS_PING_S
     config.accesslog = None
     config.errorlog = None
     await serve(app, config, shutdown_trigger=trio.sleep_forever, task_status=task_status)  # type: ignore[arg-type] # FastAPI is an ASGI app; hypercorn's alias is narrower

@@ -141,4 +141,5 @@ class PaymentApi:
         await self._session.request("POST", f"{_PREFIX}/{kind}s/{document}/send")
 
     async def payments(self) -> list[rest.Payment]:
-        return [rest.Payment.model_validate(p) for p in await self._session.request("GET", f"{_PREFIX}/payments")]
+        found = await self._session.request("GET", f"{_PREFIX}/payments", params={"timeout": 0})
+        return [rest.Payment.model_validate(p) for p in found]

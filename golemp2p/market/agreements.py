@@ -236,8 +236,8 @@ class Agreements:
 
     # --- provider ---
 
-    async def approve(self, agreement_id: AgreementId, timeout_s: float) -> None:
-        """Counter-sign and bring the signature to the requestor.
+    async def approve(self, agreement_id: AgreementId, timeout_s: float, session_id: str | None = None) -> None:
+        """Counter-sign and bring the signature to the requestor. ``session_id``: of the provider's agent.
 
         Our signature is stored before it is sent. Approved is what the requestor acknowledged: it may have cancelled
         in the meantime. Raises GoneError, DeadlineError (still being delivered).
@@ -252,7 +252,7 @@ class Agreements:
                 raise GoneError(f"agreement {agreement_id} is {agreement.state.value}")
             if not agreement.provider_signature:
                 signature = self._signer.sign(digest(self._domain, AGREEMENT_STRUCT, agreement.signed_message()))
-                agreement = replace(agreement, provider_signature=signature)
+                agreement = replace(agreement, provider_signature=signature, session_id=session_id)
                 await self._store(agreement)
         await self._deliver_approval(agreement, timeout_s)
 

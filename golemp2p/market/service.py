@@ -20,6 +20,7 @@ from golemp2p.market.agreements import Agreements
 from golemp2p.market.book import Applied, OrderBook
 from golemp2p.market.delivery import Delivery
 from golemp2p.market.negotiation import Negotiation
+from golemp2p.market.scans import Scans
 from golemp2p.market.subscriptions import Subscription, Subscriptions
 from golemp2p.market.sync import RecordSync
 from golemp2p.net.port import Network
@@ -48,6 +49,7 @@ class MarketService:
         self._network = network
         self.me = signer.peer_id
         self.book = OrderBook(self.me)
+        self.scans = Scans(self.book, clock)
         self.sync = RecordSync(self.book, network, rpc, domain, clock, self._on_record)
         self.subscriptions = Subscriptions(storage, signer, domain, self.sync, clock)
         self.negotiation = Negotiation(self.book, self.subscriptions, self.sync, rpc, self.me, clock)
@@ -101,6 +103,7 @@ class MarketService:
             self.negotiation.forget_offer(record.id)
         elif applied is Applied.NEW and record.kind is RecordKind.OFFER:
             self.negotiation.match_offer(record)
+            self.scans.add(record)
         elif applied is Applied.NEW and record.issuer != self.me:
             try:
                 self._push.send_nowait(record)
@@ -134,3 +137,4 @@ class MarketService:
                 if record.kind is RecordKind.OFFER:
                     self.negotiation.forget_offer(record.id)
             self.negotiation.forget_old(now)
+            self.scans.forget_idle()

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
+from sqlalchemy.engine import Connection
 
 from golemp2p import limits
 from golemp2p.core.eip712 import Domain
@@ -34,6 +35,7 @@ from golemp2p.storage.payment import PaymentEvent, StoredDocument
 from golemp2p.storage.payment_settlement import StoredPayment
 from golemp2p.wire.p2p import payment as wire
 
+R = TypeVar("R")
 EVENT_TYPES: Final = frozenset({"Received", "Accepted", "Rejected", "Failed", "Settled", "Cancelled"})
 DEFAULT_EVENT_TYPES: Final[Mapping[Side, frozenset[str]]] = {
     Side.PAYER: frozenset({"Received", "Cancelled"}),
@@ -155,9 +157,45 @@ class PaymentService:
     ) -> list[StoredDocument]:
         return await self._context.storage.run(lambda c: repo.find_documents(c, kind=kind, after=after, limit=limit))
 
-    async def payments(self, *, after: float | None = None, limit: int | None = None) -> list[StoredPayment]:
-        """Made and received; an unconfirmed or refused one says so."""
-        return await self._context.storage.run(lambda c: settlement_repo.find_payments(c, after=after, limit=limit))
+    async def payments(
+        self,
+        *,
+        after: float | None = None,
+        limit: int | None = None,
+        timeout_s: float = 0.0,
+        payment_id: str | None = None,
+        document_id: str | None = None,
+        session_id: str | None = None,
+        driver: str | None = None,
+        network: str | None = None,
+    ) -> list[StoredPayment]:
+        """Made and received, oldest first; an unconfirmed or refused one says so. Waits for one."""
+        platforms = {a.platform for a in self.accounts() if driver in (None, a.driver) and network in (None, a.network)}
+
+        def look(connection: Connection) -> list[StoredPayment]:
+            found = [
+                p
+                for p in settlement_repo.find_payments(connection, id=payment_id, after=after)
+                if ((driver is None and network is None) or p.notice.platform in platforms)
+                and document_id in (None, *p.notice.document_ids)
+                and (session_id is None or _is_of_session(connection, p, session_id))
+            ]
+            return found[:limit]
+
+        return await self._wait_for(look, timeout_s)
+
+    async def _wait_for(self, look: Callable[[Connection], list[R]], timeout_s: float) -> list[R]:
+        """What ``look`` finds: at once, or when there is something, or [] at the end of the time."""
+        context = self._context
+        with trio.move_on_after(min(timeout_s, limits.MAX_LONG_POLL_S)):
+            while True:
+                news = context.events.next()
+                with trio.CancelScope(shield=True):  # one look even with no time to wait
+                    found = await context.storage.run(look)
+                if found:
+                    return found
+                await news.wait()
+        return []
 
     async def events(
         self,
@@ -170,22 +208,11 @@ class PaymentService:
         types: Mapping[Side, frozenset[str]] = DEFAULT_EVENT_TYPES,
     ) -> Sequence[PaymentEvent]:
         """Events newer than ``after_us`` (microseconds since the epoch): at once, or when there is one, or none."""
-        context = self._context
         wanted = dict(types)
-        with trio.move_on_after(min(timeout_s, limits.MAX_LONG_POLL_S)) as deadline:
-            while True:
-                news = context.events.next()
-                with trio.CancelScope(shield=True):  # one look even with no time to wait
-                    found = await context.storage.run(
-                        lambda c: repo.find_events(
-                            c, kind, after_us=after_us, limit=limit, session_id=session_id, types=wanted
-                        )
-                    )
-                if found:
-                    return found
-                await news.wait()
-        assert deadline.cancelled_caught
-        return []
+        return await self._wait_for(
+            lambda c: repo.find_events(c, kind, after_us=after_us, limit=limit, session_id=session_id, types=wanted),
+            timeout_s,
+        )
 
     # --- other nodes ----------------------------------------------------------------------------------------------
 
@@ -221,3 +248,11 @@ class PaymentService:
         message = parse(wire.PaymentNoticeMessage, body)
         await self._claims.receive(peer, notice_of(message), message.signature)
         return {}
+
+
+def _is_of_session(connection: Connection, payment: StoredPayment, session_id: str) -> bool:
+    return any(
+        document.session_id == session_id
+        for document_id in payment.notice.document_ids
+        for document in repo.find_documents(connection, id=document_id)
+    )

@@ -366,7 +366,7 @@ def find_documents(
     after: float | None = None,
     limit: int | None = None,
 ) -> list[StoredDocument]:
-    """Oldest first."""
+    """Oldest first. ``after``: issued later than that; times of issue have milliseconds."""
     c = documents.c
     query = sa.select(documents).order_by(c.seq)
     for column, value in ((c.kind, kind), (c.id, id), (c.side, side), (c.agreement_id, agreement_id)):
@@ -375,7 +375,7 @@ def find_documents(
     if states:
         query = query.where(c.state.in_(states))
     if after is not None:
-        query = query.where(c.stored_at > after)
+        query = query.where(c.issued_at_ms > int(after * 1000 + 0.001))  # what the float lost, not what the caller said
     if limit is not None:
         query = query.limit(limit)
     return [_stored(row) for row in connection.execute(query)]

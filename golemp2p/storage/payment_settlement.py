@@ -303,14 +303,14 @@ def find_payments(
     after: float | None = None,
     limit: int | None = None,
 ) -> list[StoredPayment]:
-    """Oldest first."""
+    """Oldest first. ``after``: stored later than that moment in whole microseconds, which is what agents are shown."""
     c = payments.c
     query = sa.select(payments).order_by(c.stored_at)
     for column, value in ((c.id, id), (c.side, side), (c.state, state)):
         if value is not None:
             query = query.where(column == value)
     if after is not None:
-        query = query.where(c.stored_at > after)
+        query = query.where(c.stored_at > after + 6e-7)
     if limit is not None:
         query = query.limit(limit)
     return [

@@ -6,6 +6,7 @@ import json
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any, Literal
 
 from golemp2p.core.activity import CommandResult, EventKind, RuntimeEvent, TextDecoder
 from golemp2p.core.exescript import Command, Run
@@ -18,8 +19,34 @@ class CreateActivity(RestModel):
     agreement_id: str
 
 
+class CreatedActivity(RestModel):
+    activity_id: str
+
+
 class ExecText(RestModel):
+    """``text``: the script, a JSON array of commands."""
+
     text: str
+
+
+class ResultBody(RestModel):
+    """One element of a poll's list. Bytes (``format: bin``) come as numbers; ``receipt`` is golemp2p's."""
+
+    index: int
+    event_date: str
+    result: Literal["Ok", "Error"]
+    stdout: str | list[int] | None
+    stderr: str | list[int] | None
+    message: str | None
+    is_batch_finished: bool
+    receipt: dict[str, Any] | None = None
+
+
+class CommandState(RestModel):
+    """A command under way: its name, and for ``run`` what is run."""
+
+    command: str
+    params: list[str] | None = None
 
 
 class StateBody(RestModel):
@@ -58,6 +85,11 @@ class ActivityBody(RestModel):
     created_at: str
     ended_at: str | None = None
     usage: list[float]
+
+
+def command_state(command: Command) -> CommandState:
+    params = [command.entry_point, *command.args] if isinstance(command, Run) else None
+    return CommandState(command=command.kind, params=params)
 
 
 def result_body(result: CommandResult) -> dict[str, object]:

@@ -19,6 +19,13 @@ class RestModel(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+class ErrorBody(BaseModel):
+    """Of every error. ``code`` is stable, for programs (golemp2p.errors)."""
+
+    message: str
+    code: str
+
+
 def iso_time(seconds: float) -> str:
     """Seconds since the epoch as RFC 3339 UTC with microseconds and Z."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -26,3 +26,15 @@ class SlotBody(RestModel):
 
     slot: str
     url: str
+
+
+class ImageInfo(RestModel):
+    """Of the image registry, as Golem's: ``sha3`` is the file's sha3-224, ``size`` in bytes.
+
+    ``http`` and ``https`` are one URL of this node, which has no TLS of its own.
+    """
+
+    http: str
+    https: str
+    sha3: str
+    size: int

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from golemp2p.core.properties import Properties
 from golemp2p.wire.rest.base import RestModel, Timestamp
@@ -62,9 +62,30 @@ class Agreement(RestModel):
     committed_signature: str | None = None
 
 
-class Reason(RestModel):
-    message: str = ""
-    extra: dict[str, Any] = Field(default_factory=dict)
+class AgreementEntry(RestModel):
+    """One line of GET /agreements; ``state`` is golemp2p's."""
+
+    id: str
+    timestamp: Timestamp
+    approved_date: Timestamp | None = None
+    role: str
+    state: str
+
+
+class Reason(BaseModel):
+    """Why something ended: ``message``, and whatever else the sender put in."""
+
+    model_config = ConfigDict(extra="allow")
+
+    message: str
+
+
+class NewScan(RestModel):
+    """``timeout``: seconds without a reader after which the scan ends."""
+
+    type: Literal["offer", "demand"]
+    constraints: str | None = None
+    timeout: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
 class MarketEvent(RestModel):

@@ -8,6 +8,36 @@ from pydantic import Field
 
 from golemp2p.core.properties import Properties
 from golemp2p.wire.rest.base import RestModel
+from golemp2p.wire.rest.market import Agreement
+
+
+class Identity(RestModel):
+    """``name`` is that of the app-key; ``role`` is yagna's word, always "manager"."""
+
+    identity: str
+    name: str
+    role: str
+
+
+class Release(RestModel):
+    version: str
+    name: str
+    seen: bool
+    release_ts: str
+    insertion_ts: str
+    update_ts: str
+
+
+class Version(RestModel):
+    """``current.version`` is that of the API we serve; there never is a ``pending`` release."""
+
+    current: Release
+    pending: Release | None
+
+
+class Health(RestModel):
+    status: str
+    peers: int
 
 
 class Status(RestModel):
@@ -69,3 +99,36 @@ class OfferVerdict(RestModel):
 class NewAppKey(RestModel):
     name: Annotated[str, Field(min_length=1, max_length=80)]
     origins: list[str] = Field(default_factory=list)
+
+
+class CreatedAppKey(RestModel):
+    name: str
+    key: str
+
+
+class AppKey(RestModel):
+    """``key`` is shown to the node's own commands only."""
+
+    name: str
+    key: str | None = None
+    id: str
+    role: str
+    origins: list[str]
+
+
+class AgreementProof(RestModel):
+    """An agreement with the exact signed ``content`` and both signatures, to check offline (protocols/signing.md)."""
+
+    agreement: Agreement
+    role: str
+    requestor: str
+    provider: str
+    content: str
+    created_at_ms: int
+    valid_to_ms: int
+    network: str
+    chain_id: int
+    requestor_signature: str
+    provider_signature: str
+    verified: dict[str, bool]
+    end_reason: dict[str, Any] | None

@@ -19,7 +19,7 @@ class PlatformParts(RestModel):
 
 
 class NewAllocation(RestModel):
-    """Clients leave spentAmount, remainingAmount and allocationId as empty strings."""
+    """Clients leave spentAmount, remainingAmount and allocationId as empty strings. ``deposit`` is refused."""
 
     allocation_id: str = ""
     address: str | None = None
@@ -27,11 +27,13 @@ class NewAllocation(RestModel):
     total_amount: AmountIn
     timeout: Timestamp | None = None
     make_deposit: bool = False
+    deposit: dict[str, Any] | None = None
 
 
 class AllocationUpdate(RestModel):
     total_amount: AmountIn | None = None
     timeout: Timestamp | None = None
+    deposit: dict[str, Any] | None = None
 
 
 class Allocation(RestModel):
@@ -184,3 +186,12 @@ class Balance(RestModel):
     amount: str | None = None
     gas: str | None = None
     problem: str | None = None
+
+
+class DriverStatus(RestModel):
+    """Something that keeps payments from going on; none is good. ``message`` is golemp2p's."""
+
+    kind: str
+    driver: str
+    network: str
+    message: str

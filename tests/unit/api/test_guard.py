@@ -271,7 +271,7 @@ async def test_the_api_page_opens_without_a_key_and_loads_nothing_from_elsewhere
         assert all(source.startswith("/") for source in sources)
         assert [(await http.get(source)).status_code for source in sources] == [200] * len(sources)
         schema = (await http.get("/openapi.json")).json()
-    assert schema["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    assert schema["components"]["securitySchemes"]["appKey"]["scheme"] == "bearer"
 
 
 async def test_origins_of_the_settings_may_use_any_key() -> None:

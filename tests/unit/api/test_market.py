@@ -10,6 +10,7 @@ import trio
 from starlette.requests import ClientDisconnect, Request
 from trio.testing import MockClock
 
+from golemp2p import limits
 from golemp2p.api.longpoll import poll
 from golemp2p.market.events import Notifier
 from golemp2p.net.memory import MemoryHub
@@ -172,11 +173,14 @@ async def test_a_poll_without_patience_looks_once(hub: MemoryHub, autojump_clock
         started = trio.current_time()
         assert await ok(await requestor.http.get(f"{API}/demands/{demand}/events?timeout=0")) == []
         assert await ok(await requestor.http.get(f"{API}/agreementEvents?timeout=0")) == []
+        assert await ok(await requestor.http.get(f"{API}/agreementEvents?timeout=-7")) == []
         assert trio.current_time() == started
+        assert await ok(await requestor.http.get(f"{API}/agreementEvents?timeout=1e9")) == []
+        assert trio.current_time() == started + limits.MAX_LONG_POLL_S
 
 
 @pytest.mark.parametrize(
-    "query", ["maxEvents=0", "maxEvents=-1", "maxEvents=101", "maxEvents=x", "timeout=-1", "timeout=nan", "timeout=inf"]
+    "query", ["maxEvents=0", "maxEvents=-1", "maxEvents=101", "maxEvents=x", "timeout=x", "timeout=nan", "timeout=inf"]
 )
 async def test_odd_limits_are_refused(hub: MemoryHub, autojump_clock: MockClock, query: str) -> None:
     async with open_rest(hub) as requestor:

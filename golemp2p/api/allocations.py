@@ -1,0 +1,145 @@
+"""Budgets and accounts of ``/payment-api/v1``."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from golemp2p import limits
+from golemp2p.api.auth import Caller, current_caller
+from golemp2p.api.moments import microseconds_of, moment_of, seconds_of
+from golemp2p.api.openapi import NULL, answers
+from golemp2p.core.ids import Address, AllocationId
+from golemp2p.core.money import format_amount, parse_amount
+from golemp2p.errors import UsageError
+from golemp2p.payment.service import PaymentService
+from golemp2p.storage.payment import Allocation
+from golemp2p.wire.rest import payment as rest
+
+Me = Annotated[Caller, Depends(current_caller)]
+
+
+def allocation_json(a: Allocation) -> dict[str, Any]:
+    return rest.Allocation(
+        allocation_id=a.id,
+        address=a.address,
+        payment_platform=a.platform,
+        total_amount=format_amount(a.total),
+        spent_amount=format_amount(a.spent),
+        remaining_amount=format_amount(a.remaining),
+        timestamp=moment_of(a.created_at),
+        timeout=None if a.timeout_at is None else moment_of(a.timeout_at),
+        make_deposit=a.make_deposit,
+    ).to_json()
+
+
+def _platform(service: PaymentService, wanted: str | rest.PlatformParts | None) -> str:
+    """By name, by parts, or the only one there is."""
+    if isinstance(wanted, str) and wanted:
+        return wanted
+    parts = wanted if isinstance(wanted, rest.PlatformParts) else rest.PlatformParts()
+    fitting = [
+        a.platform
+        for a in service.accounts()
+        if parts.driver in (None, a.driver) and parts.network in (None, a.network) and parts.token in (None, a.token)
+    ]
+    if not fitting:
+        raise UsageError(
+            f"no payment platform fits {parts.to_json()}",
+            hint=f"one of: {', '.join(a.platform for a in service.accounts()) or 'none is configured'}",
+        )
+    return fitting[0]
+
+
+def add_allocations(router: APIRouter, service: PaymentService) -> None:
+    @router.post("/allocations", status_code=201, response_model=rest.Allocation, responses=answers(409, 501))
+    async def create_allocation(body: rest.NewAllocation, _: Me) -> JSONResponse:
+        _refuse_deposit(body.deposit)
+        allocation = await service.allocations.create(
+            platform=_platform(service, body.payment_platform),
+            total=parse_amount(body.total_amount, what="totalAmount"),
+            address=Address(body.address.lower()) if body.address else None,
+            timeout_at=seconds_of(body.timeout),
+            make_deposit=body.make_deposit,
+            allocation_id=AllocationId(body.allocation_id) if body.allocation_id else None,
+        )
+        return JSONResponse(allocation_json(allocation), 201)
+
+    @router.get("/allocations", response_model=list[rest.Allocation])
+    async def list_allocations(
+        _: Me,
+        after: Annotated[datetime | None, Query(alias="afterTimestamp")] = None,
+        max_items: Annotated[int | None, Query(ge=1, alias="maxItems")] = None,
+    ) -> JSONResponse:
+        after_us = microseconds_of(after)
+        found = [
+            a for a in await service.allocations.list_live() if microseconds_of(moment_of(a.created_at)) > after_us
+        ]
+        return JSONResponse([allocation_json(a) for a in found[: max_items or limits.MAX_LISTED]])
+
+    @router.get("/allocations/{allocation_id}", response_model=rest.Allocation, responses=answers(404, 410))
+    async def get_allocation(allocation_id: str, _: Me) -> JSONResponse:
+        return JSONResponse(allocation_json(await service.allocations.get(allocation_id)))
+
+    @router.put("/allocations/{allocation_id}", response_model=rest.Allocation, responses=answers(404, 410, 501))
+    async def amend_allocation(allocation_id: str, body: rest.AllocationUpdate, _: Me) -> JSONResponse:
+        _refuse_deposit(body.deposit)
+        total = None if body.total_amount is None else parse_amount(body.total_amount, what="totalAmount")
+        timeout_at = seconds_of(body.timeout)
+        if timeout_at is not None and timeout_at <= time.time():
+            raise UsageError("the allocation's new timeout is in the past")
+        return JSONResponse(
+            allocation_json(await service.allocations.amend(allocation_id, total=total, timeout_at=timeout_at))
+        )
+
+    @router.delete("/allocations/{allocation_id}", response_model=None, responses=answers(404, 410, ok={200: NULL}))
+    async def release_allocation(allocation_id: str, _: Me) -> JSONResponse:
+        await service.allocations.release(allocation_id)
+        return JSONResponse(None)
+
+    @router.get("/demandDecorations", response_model=rest.Decoration, responses=answers(404, 410))
+    async def decorate(_: Me, allocation_ids: Annotated[list[str], Query(alias="allocationIds")]) -> JSONResponse:
+        # Clients send one comma-separated value, or repeat the parameter.
+        ids = [i for part in allocation_ids for i in part.split(",") if i]
+        decoration = await service.allocations.decorate(ids)
+        return JSONResponse(
+            rest.Decoration(
+                properties=[rest.DecorationProperty(key=k, value=v) for k, v in decoration.properties],
+                constraints=list(decoration.constraints),
+            ).to_json()
+        )
+
+    async def accounts(_: Me) -> JSONResponse:
+        return JSONResponse(
+            [
+                rest.Account(
+                    platform=a.platform,
+                    address=a.address,
+                    driver=a.driver,
+                    network=a.network,
+                    token=a.token,
+                    send=True,
+                    receive=True,
+                ).to_json()
+                for a in service.accounts()
+            ]
+        )
+
+    for role in ("requestor", "provider"):
+        router.add_api_route(
+            f"/{role}Accounts",
+            accounts,
+            methods=["GET"],
+            name=f"{role}_accounts",
+            response_model=list[rest.Account],
+        )
+
+
+def _refuse_deposit(deposit: dict[str, Any] | None) -> None:
+    if deposit is not None:
+        raise HTTPException(501, "deposits are not supported: payments come from the node's own account")
