@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Protocol
 
+import trio
+
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.ids import AgreementId, PeerId
+from golemp2p.core.vpn import NetworkOrder
+from golemp2p.runtimes.link import GuestLink
 
 PROTOCOL = "/golemp2p/activity/1"
 
@@ -32,6 +37,26 @@ class RpcPort(Protocol):
     def stream(
         self, peer: PeerId, protocol: str, method: str, body: Any, *, timeout_s: float
     ) -> AbstractAsyncContextManager[AsyncIterator[Any]]: ...
+
+
+class JoinedPort(Protocol):
+    """An activity's places in private networks; ``links`` are its devices. ``leave`` gives them up."""
+
+    @property
+    def links(self) -> Sequence[GuestLink]: ...
+
+    def leave(self) -> None: ...
+
+
+class VpnPort(Protocol):
+    """golemp2p.vpn.providing.Providing."""
+
+    async def join(
+        self,
+        owner: PeerId,
+        orders: Sequence[NetworkOrder],
+        connect: Callable[[IPv4Address, int], Awaitable[trio.abc.HalfCloseableStream]],
+    ) -> JoinedPort: ...
 
 
 class ContentPort(Protocol):

@@ -15,7 +15,7 @@ import trio
 from golemp2p import limits
 from golemp2p.activity.disk import remove_tree
 from golemp2p.activity.http import HttpTransfers
-from golemp2p.activity.ports import PROTOCOL, AgreementLookup, ContentStorePort, DataPort, RpcPort, SendItem
+from golemp2p.activity.ports import PROTOCOL, AgreementLookup, ContentStorePort, DataPort, RpcPort, SendItem, VpnPort
 from golemp2p.activity.receipts import Notary
 from golemp2p.activity.supervisor import Supervisor
 from golemp2p.activity.transfers import Transfers
@@ -74,6 +74,7 @@ class ProviderActivities:
         http: HttpTransfers | None = None,
         now: Callable[[], float] = time.time,
         notary: Notary | None = None,
+        vpn: VpnPort | None = None,
     ) -> None:
         self._storage = storage
         self._rpc = rpc
@@ -85,6 +86,7 @@ class ProviderActivities:
         self._http = http or HttpTransfers()
         self._now = now
         self._notary = notary
+        self._vpn = vpn
         self._live: dict[ActivityId, Supervisor] = {}
         self._ended: dict[ActivityId, Supervisor] = {}
         self._fetching: dict[tuple[PeerId, str], trio.Lock] = {}
@@ -217,6 +219,7 @@ class ProviderActivities:
             changed=self._changed,
             disk_scans=self._disk_scans,
             notary=self._notary,
+            vpn=self._vpn,
         )
         if self._nursery is None:
             raise UsageError("the node is not ready yet")

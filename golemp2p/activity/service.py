@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from golemp2p.activity.http import HttpTransfers
-from golemp2p.activity.ports import AgreementLookup, ContentStorePort, DataPort, RpcPort
+from golemp2p.activity.ports import AgreementLookup, ContentStorePort, DataPort, RpcPort, VpnPort
 from golemp2p.activity.provider import ActivityEnded, EndListener, ProviderActivities
 from golemp2p.activity.receipts import Notary
 from golemp2p.activity.requestor import RequestorActivities
@@ -36,6 +36,7 @@ class ActivityService:
         http: HttpTransfers | None = None,
         now: Callable[[], float] = time.time,
         notary: Notary | None = None,
+        vpn: VpnPort | None = None,
     ) -> None:
         self.provider = ProviderActivities(
             storage=storage,
@@ -48,6 +49,7 @@ class ActivityService:
             http=http,
             now=now,
             notary=notary,
+            vpn=vpn,
         )
         self.requestor = RequestorActivities(storage=storage, rpc=rpc, agreement=agreement, now=now)
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
+from typing import cast
 
 import structlog
 import trio
@@ -19,6 +21,7 @@ import trio
 from golemp2p import limits
 from golemp2p.activity.batch import Batch
 from golemp2p.activity.disk import TooManyFilesError, remove_tree, used_bytes
+from golemp2p.activity.ports import JoinedPort, VpnPort
 from golemp2p.activity.receipts import Notary, wants_receipts
 from golemp2p.activity.transfers import Transfers
 from golemp2p.activity.usage import GIB, STORAGE_COUNTER, limits_of, usage_vector, wants_fuel
@@ -36,7 +39,8 @@ from golemp2p.core.exescript import Command, Deploy, Run, Sign, Start, Terminate
 from golemp2p.core.ids import ActivityId, BatchId
 from golemp2p.core.receipt import Receipt
 from golemp2p.errors import ConflictError, GolemError, GoneError, NotFoundError, UsageError
-from golemp2p.runtimes.base import Deployment, EndReason, Runtime, RuntimeInstance, Usage
+from golemp2p.runtimes.base import Deployment, EndReason, NetworkedInstance, Runtime, RuntimeInstance, Usage
+from golemp2p.runtimes.link import GuestLink
 
 log = structlog.get_logger()
 
@@ -61,6 +65,7 @@ class Supervisor:
         changed: Callable[[Supervisor], Awaitable[None]],
         disk_scans: trio.CapacityLimiter | None = None,
         notary: Notary | None = None,
+        vpn: VpnPort | None = None,
     ) -> None:
         self.id = activity_id
         self.agreement = agreement
@@ -76,6 +81,8 @@ class Supervisor:
         self._changed = changed
         self._disk_scans = disk_scans
         self._notary = notary
+        self._vpn = vpn
+        self._joined: JoinedPort | None = None
         self._disk_bytes = 0  # the most that was seen
         self._instance: RuntimeInstance | None = None
         self._watching = trio.CancelScope()  # of the instance's unexpected end
@@ -253,7 +260,11 @@ class Supervisor:
         """(return code, message, receipt). Raises GolemError for what cannot be done."""
         match command:
             case Deploy():
-                await self._deploy(batch, command)
+                try:
+                    await self._deploy(batch, command)
+                except BaseException:
+                    self._leave_networks()
+                    raise
             case Start():
                 await self._deployed().start(command.args)
             case Run():
@@ -275,8 +286,7 @@ class Supervisor:
         return 0, None, None
 
     async def _deploy(self, batch: Batch, command: Deploy) -> None:
-        if command.networks:
-            raise UsageError(f"runtime {self._runtime.name!r} offers no private networks")
+        links = await self._join_networks(command)
         reference = self._reference()
         if not reference:
             async with _reporting(batch, command.progress_s, "package") as report:
@@ -302,18 +312,42 @@ class Supervisor:
                 metered=wants_fuel(self.agreement),
                 progress=tell,
                 hostname=command.hostname,
+                networks=links,
+                hosts=dict(command.hosts),
             )
         )
         self._watching = trio.CancelScope()
         self._nursery.start_soon(self._watch_instance, instance, self._watching)
+
+    async def _join_networks(self, command: Deploy) -> Sequence[GuestLink]:
+        """Raises UsageError when the runtime has no networks or the order is wrong."""
+        if not command.networks:
+            return ()
+        if self._vpn is None or not self._can("vpn"):
+            raise UsageError(f"runtime {self._runtime.id!r} of this provider offers no private networks")
+        self._joined = await self._vpn.join(self.agreement.requestor, command.networks, self._connect)
+        return self._joined.links
+
+    def _leave_networks(self) -> None:
+        if self._joined is not None:
+            self._joined.leave()
+            self._joined = None
+
+    async def _connect(self, address: IPv4Address, port: int) -> trio.abc.HalfCloseableStream:
+        """From the requestor, by its network."""
+        self.touch()
+        return await cast(NetworkedInstance, self._deployed()).connect(port, address)
+
+    def _can(self, capability: str) -> bool:
+        capabilities = self._runtime.offer_properties().get("golem.runtime.capabilities")
+        return isinstance(capabilities, list) and capability in capabilities
 
     def _reference(self) -> str:
         """The registry reference that is the package, if it is one. Raises UsageError when the runtime cannot pull."""
         text = self.agreement.task_package or ""
         if not text.startswith("docker://"):
             return ""
-        capabilities = self._runtime.offer_properties().get("golem.runtime.capabilities")
-        if not isinstance(capabilities, list) or "pull" not in capabilities:
+        if not self._can("pull"):
             raise UsageError(f"runtime {self._runtime.id!r} of this provider does not pull images", hint="send a file")
         return text.removeprefix("docker://")
 
@@ -331,6 +365,7 @@ class Supervisor:
         """The instance's processes and files are gone afterwards, whatever happens."""
         with trio.CancelScope(shield=True):
             self._watching.cancel()
+            self._leave_networks()
             instance = self._instance
             if instance is not None:
                 if STORAGE_COUNTER in self.agreement.usage_vector:  # what was written since the last look is paid, too

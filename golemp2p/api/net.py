@@ -139,14 +139,15 @@ async def _bridge(websocket: WebSocket, stream: ByteStream) -> None:
     """Until either side ends. A WebSocket has no half close: the program's close is passed on, and what the activity
     still says is dropped; when the activity has said all, the socket is closed.
     """
-    outcome = {"code": _BROKEN, "reason": "the network was removed"}
+    goodbye: tuple[int, str] | None = (_BROKEN, "the network was removed")
 
     async def inwards() -> None:
+        nonlocal goodbye
         try:
             while (message := await websocket.receive())["type"] == "websocket.receive":
                 data = message.get("bytes")
                 await stream.write((message.get("text") or "").encode() if data is None else data)
-            outcome.clear()  # the program has closed: nobody is there to hear why
+            goodbye = None  # the program has closed: nobody is there to hear why
             await stream.close_write()
             with trio.move_on_after(limits.VPN_GOODBYE_S):
                 while await stream.read(limits.VPN_READ_BYTES):
@@ -156,12 +157,13 @@ async def _bridge(websocket: WebSocket, stream: ByteStream) -> None:
         nursery.cancel_scope.cancel()
 
     async def outwards() -> None:
+        nonlocal goodbye
         try:
             while data := await stream.read(limits.VPN_READ_BYTES):
                 await websocket.send_bytes(data)
-            outcome.update(code=_NORMAL, reason="")
+            goodbye = goodbye and (_NORMAL, "")
         except NetworkError as exc:
-            outcome.update(code=_BROKEN, reason=exc.message[:120])
+            goodbye = goodbye and (_BROKEN, exc.message[:120])
         nursery.cancel_scope.cancel()
 
     try:
@@ -169,9 +171,9 @@ async def _bridge(websocket: WebSocket, stream: ByteStream) -> None:
             nursery.start_soon(inwards)
             nursery.start_soon(outwards)
     finally:
-        if outcome:
+        if goodbye:
             with trio.move_on_after(limits.VPN_GOODBYE_S, shield=True):
                 try:
-                    await websocket.close(int(outcome["code"]), str(outcome["reason"]))
+                    await websocket.close(*goodbye)
                 except (RuntimeError, WebSocketDisconnect):  # starlette's words for: it has gone meanwhile
                     log.debug("socket_gone_before_goodbye")

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from golemp2p import limits
+from golemp2p.core.vpn import NetworkOrder, check_name, parse_order
 from golemp2p.errors import UsageError
 
 
@@ -61,7 +62,7 @@ class Deploy(Command):
     env: tuple[tuple[str, str], ...] = ()
     hostname: str | None = None
     hosts: tuple[tuple[str, str], ...] = ()
-    networks: int = 0  # how many VPNs it wants to be in
+    networks: tuple[NetworkOrder, ...] = ()
     progress_s: float | None = None
 
 
@@ -193,18 +194,55 @@ def _deploy(body: _Body, raw: Mapping[str, object]) -> Deploy:
     paths = tuple(body.mapping("volumes")) if isinstance(volumes, dict) else body.texts("volumes")
     if len(paths) > limits.MAX_VOLUMES:
         raise body.fail("volumes", f"has {len(paths)} entries, more than {limits.MAX_VOLUMES}")
-    networks = body.data.get("net")
-    if networks is not None and not isinstance(networks, list):
-        raise body.fail("net", f"is {_name(networks)}, not an array")
     return Deploy(
         volumes=tuple(dict.fromkeys(_volume(body, path) for path in paths)),
         env=body.pairs("env"),
-        hostname=body.optional_text("hostname"),
-        hosts=body.pairs("hosts"),
-        networks=len(networks or ()),
+        hostname=_hostname(body),
+        hosts=_hosts(body),
+        networks=_networks(body),
         progress_s=_progress(body),
         raw=raw,
     )
+
+
+def _networks(body: _Body) -> tuple[NetworkOrder, ...]:
+    entries = body.data.get("net")
+    if entries is None:
+        return ()
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise body.fail("net", f"is {_name(entries)}, not an array of objects")
+    if len(entries) > limits.MAX_VPN_NETWORKS_PER_ACTIVITY:
+        raise body.fail("net", f"has {len(entries)} entries, more than {limits.MAX_VPN_NETWORKS_PER_ACTIVITY}")
+    try:
+        orders = tuple(parse_order(entry) for entry in entries)
+    except UsageError as exc:
+        raise body.fail("net", f"is wrong: {exc.message}") from None
+    if len({order.id for order in orders}) < len(orders):
+        raise body.fail("net", "names a network twice")
+    for number, order in enumerate(orders):
+        if any(order.network.overlaps(other.network) for other in orders[:number]):
+            raise body.fail("net", f"has networks that overlap: {order.network}")
+    return orders
+
+
+def _hostname(body: _Body) -> str | None:
+    name = body.optional_text("hostname")
+    if not name:
+        return name
+    try:
+        return check_name(name, "127.0.0.1")[0]
+    except UsageError as exc:
+        raise body.fail("hostname", f"is wrong: {exc.message}") from None
+
+
+def _hosts(body: _Body) -> tuple[tuple[str, str], ...]:
+    hosts = body.pairs("hosts")
+    if len(hosts) > limits.MAX_VPN_HOSTS:
+        raise body.fail("hosts", f"has {len(hosts)} entries, more than {limits.MAX_VPN_HOSTS}")
+    try:
+        return tuple(check_name(name, address) for name, address in hosts)
+    except UsageError as exc:
+        raise body.fail("hosts", f"is wrong: {exc.message}") from None
 
 
 def _volume(body: _Body, path: str) -> str:

@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
 
 import trio
 
 from golemp2p.errors import GolemError
+from golemp2p.runtimes.link import GuestLink
 
 
 class RuntimeFailureError(GolemError):
@@ -75,6 +77,8 @@ class Deployment:
     metered: bool = True  # whether anybody wants to know Usage.fuel; counting may cost speed
     hostname: str | None = None
     reference: str = ""  # a registry's NAME@sha256:… instead of a package; only for runtimes that offer "pull"
+    networks: Sequence[GuestLink] = ()  # eth0, eth1, … of the payload; only for runtimes that offer "vpn"
+    hosts: Mapping[str, str] = field(default_factory=dict)  # further names in /etc/hosts
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,14 @@ class RuntimeInstance(Protocol):
 
     async def terminate(self) -> None:
         """Stop and remove everything of this instance. Never raises; idempotent."""
+        ...
+
+
+class NetworkedInstance(RuntimeInstance, Protocol):
+    """Of a runtime that offers "vpn": it gave the payload a device for each of ``Deployment.networks``."""
+
+    async def connect(self, port: int, address: IPv4Address | None = None) -> trio.abc.HalfCloseableStream:
+        """As above, to ``address`` of the payload where one is given."""
         ...
 
 

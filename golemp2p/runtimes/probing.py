@@ -9,17 +9,24 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Interface
 from pathlib import Path
 from time import perf_counter
 from typing import Final
 
+import structlog
 import trio
 
 from golemp2p import limits
 from golemp2p.errors import GolemError
 from golemp2p.runtimes.base import Deployment, Probe, Runtime
+from golemp2p.runtimes.link import GuestLink
+
+log = structlog.get_logger(__name__)
 
 _PREFIX: Final = "golemp2p-probe-"
+_TRIAL_ADDRESS: Final = IPv4Interface("192.0.2.1/24")  # of a range for documentation (RFC 5737)
 
 
 def drop_dead_probes(drop: Callable[[Path], None]) -> None:
@@ -37,7 +44,26 @@ def _runs(pid: str) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-async def probe_by_running(runtime: Runtime, package: bytes, *command: str, steps: int = 0) -> Probe:
+async def probe_with_network(runtime: Runtime, package: bytes, *command: str) -> tuple[Probe, bool]:
+    """As :func:`probe_by_running`, with a network device in the payload; when that fails, once more without.
+
+    Also whether networks work. ``measured`` has it as ``vpn``.
+    """
+    link = GuestLink(_TRIAL_ADDRESS, lambda _packet: None)
+    found = await probe_by_running(runtime, package, *command, networks=[link])
+    works = found.works
+    if not works:
+        without = await probe_by_running(runtime, package, *command)
+        if without.works:
+            log.info("runtime_without_networks", runtime=runtime.id, reason=found.reason)
+        found = without
+    measured = {**found.measured, "vpn": float(works)} if found.works else found.measured
+    return replace(found, measured=measured), works
+
+
+async def probe_by_running(
+    runtime: Runtime, package: bytes, *command: str, steps: int = 0, networks: Sequence[GuestLink] = ()
+) -> Probe:
     """Deploy ``package``, start it, run ``command`` three times: ``start_s`` is until the first one's end, ``run_s``
     the best of the others. A command that prints ``cpu_score=NUMBER`` (millions of xorshift steps a second) has that
     reported, too; for one that cannot print it, ``steps`` says how many it makes.
@@ -53,7 +79,7 @@ async def probe_by_running(runtime: Runtime, package: bytes, *command: str, step
         try:
             with trio.move_on_after(limits.PROBE_TIMEOUT_S):
                 async with trio.open_nursery() as nursery:
-                    deployment = Deployment(os.urandom(16).hex(), path, sha256, work, nursery)
+                    deployment = Deployment(os.urandom(16).hex(), path, sha256, work, nursery, networks=networks)
                     outcome = await _try(runtime, deployment, command, steps)
                     nursery.cancel_scope.cancel()
         except ExceptionGroup as group:  # of the instance's own tasks

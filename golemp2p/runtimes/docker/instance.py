@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
@@ -63,6 +64,7 @@ class Machine:
     volumes: Mapping[str, Path]
     env: Mapping[str, str]
     cwd: str
+    user: str = ""  # of the payload, where the agent is started as another
 
 
 class DockerInstance:
@@ -108,6 +110,7 @@ class DockerInstance:
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
+        await self._connect_networks(self._session)
         pid = int(facts["State"]["Pid"])
         self._cgroup = cgroup_of(pid, container)
         if self._cgroup.readable:  # the process is one of this machine
@@ -151,8 +154,15 @@ class DockerInstance:
         out_of_memory = self._cgroup.counters().oom_kills > before.oom_kills
         return judge_guest(ended.code, ended.signal, agreed, out_of_memory=out_of_memory)
 
-    async def connect(self, port: int) -> trio.abc.HalfCloseableStream:
-        return await self._alive().connect(port)
+    async def connect(self, port: int, address: IPv4Address | None = None) -> trio.abc.HalfCloseableStream:
+        return await self._alive().connect(port, address)
+
+    async def _connect_networks(self, session: GuestSession) -> None:
+        """With networks the agent was started as root with the rights to make them; all of them end here."""
+        if self._deployment.networks:
+            for number, link in enumerate(self._deployment.networks):
+                await session.add_network(number, link, self._deployment.nursery)
+            await session.seal(user=self._machine.user)
 
     async def lost(self) -> str:
         await self._started.wait()

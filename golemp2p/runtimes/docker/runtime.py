@@ -29,7 +29,8 @@ from golemp2p.runtimes.docker.instance import WORK, DockerInstance, Machine
 from golemp2p.runtimes.docker.trial import trial_image
 from golemp2p.runtimes.docker.workvolume import drop_all, drop_volume, make_volume
 from golemp2p.runtimes.guest.build import agent_binary
-from golemp2p.runtimes.probing import drop_dead_probes, probe_by_running
+from golemp2p.runtimes.link import host_names
+from golemp2p.runtimes.probing import drop_dead_probes, probe_with_network
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,13 @@ LABEL: Final = "golemp2p.node"
 ACTIVITY: Final = "golemp2p.activity"
 AGENT: Final = "/.golemp2p-agent"
 INSTALL: Final = "install Docker (Debian: apt install docker.io) or podman, or set vm.engine to where it listens"
+# For the agent alone, until it has made the devices; it gives all up before any payload starts, but NET_RAW where the
+# payload is root: the ping of busybox needs it.
+NETWORK_RIGHTS: Final = {
+    "cap_add": ["NET_ADMIN", "NET_RAW", "SETUID", "SETGID", "SETPCAP"],
+    "devices": ["/dev/net/tun:/dev/net/tun:rw"],
+    "sysctls": {"net.ipv4.ping_group_range": "0 2147483647"},
+}
 RUNTIME_ISOLATION: Final = (("runsc", "gvisor"), ("gvisor", "gvisor"), ("kata", "microvm"))
 
 
@@ -68,6 +76,7 @@ class DockerRuntime:
         self._alive: set[str] = set()  # activities
         self._stale = False  # something of ours may be left at the engine
         self._images = EngineImages(settings.pull)
+        self._networks = False  # whether a trial had a network device
 
     @property
     def id(self) -> str:
@@ -88,11 +97,11 @@ class DockerRuntime:
         return next((rung for part, rung in RUNTIME_ISOLATION if part in name), "container")
 
     def offer_properties(self) -> Mapping[str, str | float | bool | list[str]]:
-        pull = ["pull"] if self._settings.pull else []
+        further = [name for name, has in (("pull", self._settings.pull), ("vpn", self._networks)) if has]
         return {
             "golem.runtime.name": self.name,
             "golem.runtime.version": self.version,
-            "golem.runtime.capabilities": ["oci", "gvmi", "connect", *pull],
+            "golem.runtime.capabilities": ["oci", "gvmi", "connect", *further],
             "golem.!exp.golemp2p.backend": "docker",
             "golem.!exp.golemp2p.isolation": self.isolation,
         }
@@ -109,7 +118,8 @@ class DockerRuntime:
         if (wanted := self._settings.oci_runtime) and wanted not in known:
             return Probe(False, f"the engine has no runtime {wanted!r}, only {sorted(known)}", "vm.oci_runtime")
         image = await trio.to_thread.run_sync(trial_image, agent)
-        return await probe_by_running(self, image, AGENT, "score")
+        found, self._networks = await probe_with_network(self, image, AGENT, "score")
+        return found
 
     async def clean_up(self) -> None:
         """Containers and mounts of a node that was killed; images beyond the budget."""
@@ -165,12 +175,13 @@ class DockerRuntime:
         volumes = await self._volumes(deployment, [*_image_volumes(config), *deployment.volumes])
         binds = {str(host): {"bind": guest, "mode": "rw"} for guest, host in volumes.items()}
         binds[str(shared)] = {"bind": AGENT, "mode": "ro"}
+        user = await self._user(engine, config)
         container = await engine.create(
             image=image["Id"],
             entrypoint=[AGENT],
             command=["serve"],
             hostname=deployment.hostname or "golem",
-            user=await self._user(engine, config),
+            user="0:0" if deployment.networks else user,  # the agent becomes that user when the devices are made
             working_dir=config.get("WorkingDir") or "/",  # made by the engine where the image has it not
             environment={},
             stdin_open=True,
@@ -180,7 +191,7 @@ class DockerRuntime:
             host=self._host_config(deployment, binds),
         )
         env = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
-        machine = Machine(engine, container, volumes, env, config.get("WorkingDir") or WORK)
+        machine = Machine(engine, container, volumes, env, config.get("WorkingDir") or WORK, user)
         return DockerInstance(deployment, machine, partial(self._ended, deployment.activity_id))
 
     async def _user(self, engine: Engine, config: Mapping[str, Any]) -> str:
@@ -211,6 +222,10 @@ class DockerRuntime:
             "restart_policy": {"Name": "no"},
             "oom_score_adj": 500,  # the kernel takes a payload before the node
         }
+        if names := host_names(deployment.hostname, deployment.hosts, deployment.networks):
+            host["extra_hosts"] = names
+        if deployment.networks:
+            host |= NETWORK_RIGHTS
         if self._settings.read_only_root:
             host["tmpfs"] = {"/tmp": "", "/run": ""}  # noqa: S108 - in the container
         if agreed.cpus is not None:

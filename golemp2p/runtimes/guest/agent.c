@@ -62,7 +62,7 @@
 
 enum { /* host to agent */
     H_HELLO = 1, H_SETUP, H_EXEC, H_KILL, H_CREDIT, H_DATA, H_END, H_CLOSE, H_PUT, H_GET, H_MKDIR, H_SYMLINK, H_LIST,
-    H_STAT, H_CONNECT, H_USAGE, H_SHUTDOWN, H_PART
+    H_STAT, H_CONNECT, H_USAGE, H_SHUTDOWN, H_PART, H_NET, H_SEAL
 };
 enum { /* agent to host */
     A_HELLO = 64, A_OK, A_ERROR, A_STDOUT, A_STDERR, A_DATA, A_END, A_EXITED, A_CREDIT
@@ -78,14 +78,14 @@ typedef uint64_t u64;
 
 /* ---- channels ------------------------------------------------------------------------------------------------ */
 
-enum { RUN, PUT, GET, LIST, CONNECT };
+enum { RUN, PUT, GET, LIST, CONNECT, NET };
 
 struct channel {
     struct channel *next;
     u32 id;
     int kind;
     u32 credit;             /* bytes that we may still send */
-    int fd;                 /* put, get: the file; connect: the socket; run: the keeper's status pipe */
+    int fd;                 /* put, get: the file; connect: the socket; net: the device; run: the keeper's status pipe */
     /* run */
     pid_t keeper;
     int pipe[2];            /* stdout, stderr of the command; -1 after its end */
@@ -697,15 +697,15 @@ static void tell_exit(struct channel *c)
 
 #include "files.h"
 
-/* ---- connections to the payload's loopback --------------------------------------------------------------------- */
+/* ---- connections to the payload's loopback or network address -------------------------------------------------- */
 
 static void on_connect(u32 id, struct reader *r)
 {
-    u32 window = r32(r), port = r32(r);
+    u32 window = r32(r), port = r32(r), address = r32(r);
     if (r->bad || !port || port > 65535) return send_error(id, EINVAL, "no port");
     struct channel *c = open_channel(id, CONNECT, window);
     if (!c) return;
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(address ? address : INADDR_LOOPBACK)}};
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (c->fd < 0 || (connect(c->fd, (void *)&to, sizeof to) && errno != EINPROGRESS)) {
         send_error(id, errno, "%s", strerror(errno));
@@ -771,6 +771,7 @@ static void on_socket(struct channel *c, short events)
 }
 
 #include "machine.h"
+#include "network.h"
 
 /* ---- the loop -------------------------------------------------------------------------------------------------- */
 
@@ -828,6 +829,7 @@ static void on_channel(u8 kind, u32 id, u8 *body, size_t size)
         c->discard |= number & 1;
     } else if (kind == H_DATA && c->kind == PUT) put_data(c, body, size);
     else if (kind == H_DATA && c->kind == CONNECT) socket_data(c, body, size);
+    else if (kind == H_DATA && c->kind == NET) packet_in(c, body, size);
     else if (kind == H_END && c->kind == PUT) put_end(c);
     else if (kind == H_END && c->kind == CONNECT && !c->ending) c->ending = 1;
     else if (kind == H_CLOSE && c->kind == RUN) c->kill = c->discard = 1;
@@ -874,6 +876,8 @@ static void on_frame(u8 kind, u32 id, u8 *body, size_t size)
     case H_STAT: return on_stat(id, &r);
     case H_CONNECT: return on_connect(id, &r);
     case H_USAGE: return on_usage(id);
+    case H_NET: return on_net(id, &r);
+    case H_SEAL: return on_seal(id, &r);
     case H_SHUTDOWN:
         send_ok(id);
         g_stop = 1;
@@ -1019,6 +1023,8 @@ static int what_to_poll(int signals)
             if (!c->connecting && !c->read_closed && may_send(c) && may_queue) events |= POLLIN;
             if (events) want(c->fd, events, c, 0);
             busy |= c->ending == 1 && c->to == c->from && !c->connecting;
+        } else if (c->kind == NET) {
+            if (may_send_packet(c) && may_queue) want(c->fd, POLLIN, c, 0);
         } else if ((c->kind == GET && may_send(c)) || (c->kind == LIST && c->credit >= BODY_MAX)) busy |= may_queue;
     }
     if (g_in_size >= HEADER && out_used() < OUT_REQUEST_MARK &&
@@ -1041,6 +1047,7 @@ static void turn(int signals)
         int part = g_polled[i].part;
         if (!g_polls[i].revents || !still_there(c)) continue;
         if (c->kind == CONNECT) on_socket(c, g_polls[i].revents);
+        else if (c->kind == NET) packets_out(c);
         else if (part == 2) on_status(c);
         else if (c->pipe[part] >= 0 && (c->told || c->discard || (c->exited && !c->left[part]) ||
                                         (may_send(c) && out_used() < OUT_DATA_MARK)))

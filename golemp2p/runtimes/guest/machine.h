@@ -149,6 +149,7 @@ static int enter_image(u32 id, u32 flags, char *hostname)
         step(id, mount("sys", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL), "cannot mount /sys") ||
         step(id, make_devices(), "cannot make /dev"))
         return -1;
+    write_text(AT_FDCWD, "/proc/sys/net/ipv4/ping_group_range", "0 2147483647"); /* as container engines do */
     mount("/proc/sys", "/proc/sys", NULL, MS_BIND, NULL);
     mount(NULL, "/proc/sys", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     if (*hostname) {

@@ -42,6 +42,8 @@ class Ask(IntEnum):
     USAGE = 16
     SHUTDOWN = 17
     PART = 18
+    NET = 19
+    SEAL = 20
 
 
 class Tell(IntEnum):

@@ -11,6 +11,7 @@ import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from golemp2p.runtimes.guest.files import SessionFiles
 from golemp2p.runtimes.guest.protocol import Ask, Fields, Frame, FrameDecoder, GuestProtocolError, Tell, text, texts
 from golemp2p.runtimes.guest.protocol import u32 as _u32
 from golemp2p.runtimes.guest.protocol import u64 as _u64
+from golemp2p.runtimes.link import GuestLink
 
 log = structlog.get_logger()
 
@@ -162,11 +164,39 @@ class GuestSession:
         """GuestFiles over ``volumes``; files on their way out are spooled in ``spool_dir``."""
         return SessionFiles(self, volumes, spool_dir)
 
-    async def connect(self, port: int) -> trio.abc.HalfCloseableStream:
-        """Raises RuntimeFailureError: refused, no such port."""
+    async def add_network(self, number: int, link: GuestLink, nursery: trio.Nursery) -> None:
+        """Make the device ``eth<number>``; its packets go through ``link`` until the session ends.
+
+        Only before :meth:`seal`. Raises RuntimeFailureError when the guest cannot have one.
+        """
+        channel = self.open_channel(limits.GUEST_WINDOW_BYTES)
+        at = link.interface
+        try:
+            body = _u32(channel.window_bytes, number, int(at.ip), at.network.prefixlen, link.mtu)
+            await self.request(channel, Ask.NET, body)
+            answer = await channel.answer()
+        except BaseException:
+            self.abandon(channel)
+            raise
+        if isinstance(answer, protocol.Refusal):
+            self.abandon(channel)
+            raise RuntimeFailureError(answer.message)
+        nursery.start_soon(self._packets_from_guest, channel, link)
+        nursery.start_soon(self._packets_to_guest, channel, link)
+
+    async def seal(self, *, user: str = "", hosts: Sequence[str] = ()) -> None:
+        """After the networks, before any run: the agent gives up the right to change networks, for good.
+
+        In a container it becomes ``user``; in a machine ``hosts`` are further lines of /etc/hosts. Raises
+        RuntimeFailureError.
+        """
+        await self.call(Ask.SEAL, text(user) + texts(hosts))
+
+    async def connect(self, port: int, address: IPv4Address | None = None) -> trio.abc.HalfCloseableStream:
+        """To ``address`` of the guest (its loopback if none). Raises RuntimeFailureError: refused, no such port."""
         channel = self.open_channel(limits.GUEST_WINDOW_BYTES)
         try:
-            await self.request(channel, Ask.CONNECT, _u32(channel.window_bytes, port))
+            await self.request(channel, Ask.CONNECT, _u32(channel.window_bytes, port, int(address or 0)))
             answer = await channel.answer()
         except BaseException:
             self.abandon(channel)
@@ -299,6 +329,18 @@ class GuestSession:
                 await self._stream.send_all(frame)
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as exc:
             self.lose(f"the stream to the guest agent broke: {exc}")
+
+    async def _packets_from_guest(self, channel: Channel, link: GuestLink) -> None:
+        with contextlib.suppress(RuntimeFailureError):  # the session is over, which others notice
+            while (frame := await channel.get()).kind is Tell.DATA:
+                link.from_guest(frame.body)
+                await channel.consumed(frame)
+
+    async def _packets_to_guest(self, channel: Channel, link: GuestLink) -> None:
+        with contextlib.suppress(RuntimeFailureError):
+            while not self.is_lost:
+                packet = await link.next()
+                await self.send(protocol.frame(Ask.DATA, channel.id, packet))
 
     def _dispatch(self, frame: Frame) -> None:
         channel = self._channels.get(frame.id)

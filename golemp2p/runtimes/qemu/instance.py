@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from golemp2p.runtimes.base import Deployment, ExitStatus, OutputSink, RuntimeFa
 from golemp2p.runtimes.exits import cpu_limit, judge_guest, wall_limit
 from golemp2p.runtimes.guest.files import SessionFiles
 from golemp2p.runtimes.guest.session import GuestSession, RunLimits, open_session
+from golemp2p.runtimes.link import host_names
 from golemp2p.runtimes.qemu.leftovers import Leftovers
 from golemp2p.runtimes.qemu.machine import Machine, MachinePlan, start_machine
 from golemp2p.runtimes.qemu.meter import CpuMeter
@@ -68,6 +70,11 @@ class QemuInstance:
             cpu_percent=0 if agreed.cpus is None else max(1, math.ceil(agreed.cpus * 100)),
             scratch=self._plan.scratch is not None,
         )
+        for number, link in enumerate(self._deployment.networks):
+            await session.add_network(number, link, self._deployment.nursery)
+        deployment = self._deployment
+        names = host_names(deployment.hostname, deployment.hosts, deployment.networks)
+        await session.seal(hosts=[f"{address}\t{name}" for name, address in names.items()])
         self._files = session.files(self._volumes, spool_dir=self._deployment.work_dir)
 
     async def run(self, entry_point: str, args: Sequence[str], output: OutputSink) -> ExitStatus:
@@ -91,8 +98,8 @@ class QemuInstance:
             return cpu_limit(agreed.cpu_s)
         return judge_guest(ended.code, ended.signal, agreed, out_of_memory=ended.out_of_memory)
 
-    async def connect(self, port: int) -> trio.abc.HalfCloseableStream:
-        return await self._alive().connect(port)
+    async def connect(self, port: int, address: IPv4Address | None = None) -> trio.abc.HalfCloseableStream:
+        return await self._alive().connect(port, address)
 
     async def lost(self) -> str:
         await self._lost.wait()

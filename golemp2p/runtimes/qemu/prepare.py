@@ -38,8 +38,9 @@ MODULES: Final = (
     "ext4",
     "squashfs",
     "overlay",
+    "tun",
 )
-_VERSION: Final = "v1"  # of what unpacking makes
+_VERSION: Final = "v2"  # of what unpacking makes
 _DEPENDS: Final = re.compile(rb"\0depends=([^\0]*)\0")
 _LZ4_LEGACY: Final = b"\x02\x21\x4c\x18"
 

@@ -17,7 +17,7 @@ from golemp2p.images import ImageCache, ImageError
 from golemp2p.runtimes.base import Deployment, Probe, RuntimeFailureError
 from golemp2p.runtimes.docker.trial import trial_image
 from golemp2p.runtimes.guest.build import agent_binary
-from golemp2p.runtimes.probing import probe_by_running
+from golemp2p.runtimes.probing import probe_with_network
 from golemp2p.runtimes.qemu.accel import find_accel
 from golemp2p.runtimes.qemu.instance import QemuInstance
 from golemp2p.runtimes.qemu.leftovers import Leftovers
@@ -41,6 +41,7 @@ class QemuRuntime:
         self._leftovers = Leftovers(self._cache_dir / "running")
         self._ready: tuple[Boot, str] | None = None
         self._readying = trio.Lock()
+        self._networks = False  # whether a trial had a network device
 
     @property
     def id(self) -> str:
@@ -58,7 +59,7 @@ class QemuRuntime:
         return {
             "golem.runtime.name": self.name,
             "golem.runtime.version": self.version,
-            "golem.runtime.capabilities": ["oci", "gvmi", "connect"],
+            "golem.runtime.capabilities": ["oci", "gvmi", "connect", *(["vpn"] if self._networks else [])],
             "golem.!exp.golemp2p.backend": "qemu",
             "golem.!exp.golemp2p.isolation": "microvm",
         }
@@ -74,7 +75,7 @@ class QemuRuntime:
         except RuntimeFailureError as exc:
             return Probe(False, exc.message, exc.hint or INSTALL)
         image = await trio.to_thread.run_sync(trial_image, agent)
-        found = await probe_by_running(self, image, "/program", "score")
+        found, self._networks = await probe_with_network(self, image, "/program", "score")
         return Probe(found.works, found.reason, found.hint, {**found.measured, "kvm": float(accel == "kvm")})
 
     async def clean_up(self) -> None:

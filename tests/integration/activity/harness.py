@@ -15,7 +15,8 @@ import wasmtime
 from golemp2p.activity.receipts import Notary
 from golemp2p.activity.service import ActivityService
 from golemp2p.core.agreement import Agreement, AgreementState, Role
-from golemp2p.core.ids import AgreementId, SubscriptionId, new_agreement_id
+from golemp2p.core.ids import Address, AgreementId, PeerId, SubscriptionId, new_agreement_id
+from golemp2p.core.peer import address_of
 from golemp2p.core.properties import Properties
 from golemp2p.errors import NotFoundError
 from golemp2p.identity.keys import NodeKey
@@ -26,6 +27,7 @@ from golemp2p.runtimes.base import Runtime
 from golemp2p.runtimes.wasm.runtime import WasmRuntime
 from golemp2p.storage.content import Content, ContentStore
 from golemp2p.storage.engine import Storage, open_storage
+from golemp2p.vpn.service import VpnService
 
 USAGE = ["golem.usage.duration_sec", "golem.usage.cpu_sec", "golem.usage.fuel"]
 
@@ -38,6 +40,7 @@ class Node:
     content: ContentStore
     data: DataService
     service: ActivityService
+    vpn: VpnService
     agreements: dict[AgreementId, Agreement] = field(default_factory=dict)
 
 
@@ -87,6 +90,10 @@ class Pair:
         return agreement.id
 
 
+async def _peer_of(network: MemoryNetwork, address: Address) -> PeerId | None:
+    return next((info.peer for info in network.peers() if address_of(info.peer) == address), None)
+
+
 @asynccontextmanager
 async def open_node(
     hub: MemoryHub,
@@ -113,6 +120,7 @@ async def open_node(
         data = DataService(network, content)
         data.serve()
         rpc = Rpc(network)
+        vpn = VpnService(network, rpc, lambda address: _peer_of(network, address))
         service = ActivityService(
             storage=storage,
             rpc=rpc,
@@ -122,12 +130,14 @@ async def open_node(
             runtimes=runtimes,
             work_root=directory / "activities",
             notary=notary,
+            vpn=vpn.provider,
         )
         configure(service)
         async with trio.open_nursery() as nursery:
             await nursery.start(rpc.run)
+            await nursery.start(vpn.run)
             await nursery.start(service.run)
-            yield Node(key, network, storage, content, data, service, known)
+            yield Node(key, network, storage, content, data, service, vpn, known)
             nursery.cancel_scope.cancel()
 
 

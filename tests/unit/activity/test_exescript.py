@@ -79,9 +79,7 @@ def test_what_golem_js_sends() -> None:
 
 def test_other_forms() -> None:
     assert one({"sign": {}}) == Sign()
-    assert one({"deploy": {"volumes": ["/a/", "/b//c", "/a"], "net": [{}]}}) == Deploy(
-        volumes=("/a", "/b/c"), networks=1
-    )
+    assert one({"deploy": {"volumes": ["/a/", "/b//c", "/a"], "net": []}}) == Deploy(volumes=("/a", "/b/c"))
     run = one({"run": {"entry_point": "x", "capture": {"stdout": {"atEnd": {"tail": 5, "format": "bin"}}}}})
     assert run == Run(entry_point="x", stdout=Capture(CaptureMode.AT_END, CapturePart.TAIL, 5, binary=True))
 
