@@ -8,6 +8,7 @@ Termination is a local, final fact that is delivered to the other side until ack
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -62,6 +63,19 @@ class Role(StrEnum):
 
     REQUESTOR = "requestor"
     PROVIDER = "provider"
+
+
+CHOSEN_PLATFORM: Final = "golem.com.payment.chosen-platform"
+_PLATFORM: Final = re.compile(r"golem\.com\.payment\.platform\.([^.]+)\.address")
+
+
+def platform_of(demand: Properties, offer: Properties) -> str | None:
+    """The payment platform that the demand chooses; when it leaves that out, the only one that both sides name."""
+    chosen = demand.get(CHOSEN_PLATFORM)
+    if chosen is not None:
+        return chosen if isinstance(chosen, str) else None
+    common = [found[1] for name in demand.keys() & offer.keys() if (found := _PLATFORM.fullmatch(name))]
+    return common[0] if len(common) == 1 else None
 
 
 AGREEMENT_STRUCT: Final = Struct(
@@ -152,9 +166,8 @@ class Agreement:
 
     @property
     def payment_platform(self) -> str | None:
-        """The platform both sides chose, e.g. "erc20-local-tglm"."""
-        value = self.demand.get("golem.com.payment.chosen-platform")
-        return value if isinstance(value, str) else None
+        """The platform both sides chose, e.g. "erc20-local-tglm"; see :func:`platform_of`."""
+        return platform_of(self.demand, self.offer)
 
     @property
     def task_package(self) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, ParamSpec, TypeVar
 
 import anyio
@@ -30,6 +30,7 @@ RETRY_S: Final = 0.5
 RETRY_MAX_S: Final = 30.0
 END_WAIT_S: Final = 30.0  # what the node may take to end an activity
 STATE_CHECK_S: Final = 1.0  # in case the news of an end was missed
+PAYMENT_GRACE_S: Final = 120.0  # past a payable note's due date: blocks and confirmations take their time
 NO_ACTIVITY_S: Final = 90.0  # as Golem's provider: an agreement without an activity is ended
 _NAMESPACE: Final = uuid.UUID("6f1c1a7e-9f0c-4b4e-8a35-9d5c1f0f3c11")
 
@@ -61,6 +62,7 @@ class Contract:
     seen: set[str] = field(default_factory=set)  # all that ever did: each is billed
     billed: dict[str, Amount] = field(default_factory=dict)  # by the notes so far
     final: dict[str, Amount] = field(default_factory=dict)  # of those that ended
+    payable_from: float | None = None  # when the next payable note may go out (event-loop time); None: see _learn
     ended: bool = False
     news: anyio.Event = field(default_factory=anyio.Event)
 
@@ -95,6 +97,17 @@ class Contract:
         return default
 
     @property
+    def payment_timeout_s(self) -> float | None:
+        """Between payable debit notes, and until one is due; None when mid-agreement payments are not agreed.
+
+        They are when the demand names both times. Golem's agents end an agreement over an unagreed payable note.
+        """
+        asked = self.agreement.demand.properties
+        if number(asked.get(NOTE_INTERVAL)) is None:
+            return None
+        return number(asked.get(PAYMENT_TIMEOUT))
+
+    @property
     def life_s(self) -> float:
         """Until the demand expires."""
         value = number(self.agreement.demand.properties.get(EXPIRATION))
@@ -103,6 +116,24 @@ class Contract:
     @property
     def single_activity(self) -> bool:
         return self.agreement.demand.properties.get("golem.srv.caps.multi-activity") is not True
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A debit note that waits for its acceptance, then, if it is payable, for its payment. Event-loop times.
+
+    Once it is accepted, ``accept_by`` is the time of payment: what the requestor has to do next.
+    """
+
+    note: str
+    accept_by: float
+    pay_by: float | None
+
+    def deadline(self, status: str) -> float | None:
+        """Until when the requestor has to act; None when it has done everything."""
+        if status in ("SETTLED", "CANCELLED"):
+            return None
+        return self.pay_by if status == "ACCEPTED" else self.accept_by
 
 
 def cost_of(offer: Properties, usage: list[float]) -> Amount:
@@ -159,20 +190,27 @@ async def _learn(client: NodeClient, contract: Contract) -> None:
                 contract.live.discard(activity["activityId"])
             else:
                 contract.live.add(activity["activityId"])
-    if contract.seen - set(contract.billed):
+    learns_pace = contract.payable_from is None and contract.payment_timeout_s is not None
+    if learns_pace or contract.seen - set(contract.billed):
+        last_payable = contract.agreement.approved_date or contract.agreement.timestamp
         for note in await again(client.payment.debit_notes)():
             if note.agreement_id == contract.id:
                 amount = parse_amount(note.total_amount_due)
                 contract.billed[note.activity_id] = max(amount, contract.billed.get(note.activity_id, Amount(0)))
+                if note.payment_due_date is not None:
+                    last_payable = max(last_payable, note.timestamp)
+        if learns_pace and contract.payment_timeout_s is not None:
+            since_s = time.time() - last_payable.timestamp()
+            contract.payable_from = anyio.current_time() - since_s + contract.payment_timeout_s
 
 
 async def _bill_activity(client: NodeClient, contract: Contract, activity: str) -> None:
     interval_s = contract.seconds(NOTE_INTERVAL, 120.0)
     accept_s = contract.seconds(ACCEPT_TIMEOUT, 240.0)
-    pending: list[tuple[float, str]] = []  # (deadline, note), the earliest first
+    pending: list[Pending] = []
     next_note = anyio.current_time() + interval_s
     while activity in contract.live and not contract.ended:
-        until = min([next_note, *(deadline for deadline, _ in pending)])
+        until = min([next_note, *(p.accept_by for p in pending)])
         with anyio.move_on_after(max(0.0, until - anyio.current_time())):
             while activity in contract.live and not contract.ended:
                 await contract.news.wait()
@@ -180,10 +218,12 @@ async def _bill_activity(client: NodeClient, contract: Contract, activity: str) 
             break
         if anyio.current_time() >= next_note:
             next_note = anyio.current_time() + interval_s
-            if note := await _note(client, contract, activity):
-                pending.append((anyio.current_time() + accept_s, note))
+            if note := await _note(client, contract, activity, may_be_payable=True):
+                now = anyio.current_time()
+                pay_by = None if note.due_in_s is None else now + note.due_in_s + PAYMENT_GRACE_S
+                pending.append(Pending(note.id, now + accept_s, pay_by))
         if overdue := await _overdue(client, pending):
-            await _terminate(client, contract, "DebitNotesDeadline", f"debit note {overdue} was not accepted in time")
+            await _terminate(client, contract, *overdue)
     with anyio.move_on_after(END_WAIT_S):
         await _wait_ended(client, contract, activity)
     await _note(client, contract, activity)
@@ -201,33 +241,57 @@ async def _wait_ended(client: NodeClient, contract: Contract, activity: str) -> 
             await news.wait()
 
 
-async def _note(client: NodeClient, contract: Contract, activity: str) -> str | None:
-    """Issue and send a debit note over the usage so far; its id."""
+@dataclass(frozen=True)
+class Sent:
+    id: str
+    due_in_s: float | None
+
+
+async def _note(client: NodeClient, contract: Contract, activity: str, *, may_be_payable: bool = False) -> Sent | None:
+    """Issue and send a debit note over the usage so far. The last one is not payable: the invoice follows at once."""
+    timeout_s, now = contract.payment_timeout_s, anyio.current_time()
+    payable = may_be_payable and timeout_s is not None and now >= (contract.payable_from or now)
+    due_in_s = timeout_s if payable else None
     try:
         usage = await again(client.activity.usage)(activity)
         # Usage is stored every few seconds: after a restart it may be less than what a note said before.
         amount = max(cost_of(contract.agreement.offer.properties, usage), contract.billed.get(activity, Amount(0)))
         contract.billed[activity] = amount
         note = await again(client.payment.issue_debit_note)(
-            activity, agreement=contract.id, amount=format_amount(amount), usage=usage
+            activity,
+            agreement=contract.id,
+            amount=format_amount(amount),
+            usage=usage,
+            due_at=None if due_in_s is None else time.time() + due_in_s,
         )
         await again(client.payment.send)("debitNote", note.debit_note_id)
     except GolemError as exc:
         log.warning("debit_note_failed", agreement=contract.id, activity=activity, error=str(exc))
         return None
-    log.info("debit_note_sent", agreement=contract.id, activity=activity, amount=note.total_amount_due)
-    return note.debit_note_id
+    if due_in_s is not None:
+        contract.payable_from = now + due_in_s
+    log.info(
+        "debit_note_sent", agreement=contract.id, activity=activity, amount=note.total_amount_due, due_in_s=due_in_s
+    )
+    return Sent(note.debit_note_id, due_in_s)
 
 
-async def _overdue(client: NodeClient, pending: list[tuple[float, str]]) -> str | None:
-    """The first note whose acceptance is late; accepted ones are dropped from ``pending``."""
+async def _overdue(client: NodeClient, pending: list[Pending]) -> tuple[str, str] | None:
+    """Why the agreement is broken (code, message), if a note was refused or is late; done ones leave ``pending``."""
     now = anyio.current_time()
-    for deadline, note in list(pending):
-        status = (await again(client.payment.debit_note)(note)).status
-        if status in ("ACCEPTED", "SETTLED"):
-            pending.remove((deadline, note))
-        elif now >= deadline or status == "REJECTED":
-            return note
+    for entry in list(pending):
+        status = (await again(client.payment.debit_note)(entry.note)).status
+        deadline = entry.deadline(status)
+        if status == "REJECTED":
+            return "DebitNoteRejected", f"debit note {entry.note} was rejected"
+        if deadline is None:
+            pending.remove(entry)
+        elif now >= deadline:
+            if status == "ACCEPTED":
+                return "DebitNoteNotPaid", f"debit note {entry.note} was not paid in time"
+            return "DebitNotesDeadline", f"debit note {entry.note} was not accepted in time"
+        elif status == "ACCEPTED":
+            pending[pending.index(entry)] = replace(entry, accept_by=deadline)
     return None
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from golemp2p.core.agreement import CHOSEN_PLATFORM, platform_of
 from golemp2p.core.properties import Properties, number
 from golemp2p.provider.offer import ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT
 
 EXPIRATION: Final = "golem.srv.comp.expiration"
-CHOSEN_PLATFORM: Final = "golem.com.payment.chosen-platform"
 MIN_LIFE_S: Final = 5.0  # a demand that expires sooner is not worth an agreement
 MAX_LIFE_S: Final = 30 * 24 * 3600.0
 MIN_ACCEPT_TIMEOUT_S: Final = 5.0
 MIN_NOTE_INTERVAL_S: Final = 1.0
+MAX_NOTE_INTERVAL_S: Final = 900.0  # golem-core asks for ten minutes
 DAY_S: Final = 24 * 3600.0  # JavaScript agents ask for a payment timeout of twelve hours
 
 
@@ -43,8 +44,8 @@ def answer(offer: Properties, demand: Properties, *, issuer: str, now: float) ->
         return Refusal("ExpiresTooSoon", f"the demand expires in {life_s:.0f} s; at least {MIN_LIFE_S:.0f} s is needed")
     if life_s > MAX_LIFE_S:
         return Refusal("ExpiresTooLate", f"the demand lives {life_s:.0f} s; at most {MAX_LIFE_S:.0f} s is served")
-    platform = demand.get(CHOSEN_PLATFORM)
-    if not isinstance(platform, str):
+    platform = platform_of(demand, offer)
+    if platform is None:
         return Refusal("NoPlatform", f"the demand chooses no payment platform ({CHOSEN_PLATFORM})", is_final=False)
     address = f"golem.com.payment.platform.{platform}.address"
     if address not in offer:
@@ -56,8 +57,8 @@ def answer(offer: Properties, demand: Properties, *, issuer: str, now: float) ->
     counter = dict(offer)
     for name, lowest, highest in (
         (ACCEPT_TIMEOUT, MIN_ACCEPT_TIMEOUT_S, number(offer.get(ACCEPT_TIMEOUT)) or DAY_S),
-        # Between two notes we work on credit, so our own pace is the slowest.
-        (NOTE_INTERVAL, MIN_NOTE_INTERVAL_S, number(offer.get(NOTE_INTERVAL)) or DAY_S),
+        # Between two notes we work on credit.
+        (NOTE_INTERVAL, MIN_NOTE_INTERVAL_S, max(number(offer.get(NOTE_INTERVAL)) or 0.0, MAX_NOTE_INTERVAL_S)),
         (PAYMENT_TIMEOUT, MIN_NOTE_INTERVAL_S, max(number(offer.get(PAYMENT_TIMEOUT)) or 0.0, DAY_S)),
     ):
         if name not in demand:

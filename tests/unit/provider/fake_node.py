@@ -29,6 +29,8 @@ class FakeDocument:
     activity_ids: list[str] = field(default_factory=list)
     status: str = "ISSUED"
     at: float = 0.0
+    payment_due_date: datetime | None = None
+    timestamp: datetime = NOW
 
     # As the client's models name them.
     @property
@@ -74,6 +76,7 @@ class FakeNode:
         self.agreement_news: list[SimpleNamespace] = []
         self.changed = trio.Event()
         self.accepting = True
+        self.paying = False
         self.failures: list[GolemError] = []  # raised by the next issues of an invoice
         self.approve_error: GolemError | None = None
         self.counter_takes_s = 0.0
@@ -269,12 +272,16 @@ class _Payment:
     async def accounts(self) -> list[Any]:
         return [SimpleNamespace(platform=PLATFORM, address="0xp")]
 
-    async def issue_debit_note(self, activity: str, *, agreement: str, amount: str, usage: list[float]) -> FakeDocument:
+    async def issue_debit_note(
+        self, activity: str, *, agreement: str, amount: str, usage: list[float], due_at: float | None
+    ) -> FakeDocument:
         last = [parse_amount(n.amount) for n in self._n.notes.values() if n.activity_id == activity]
         if last and parse_amount(amount) < max(last):
             raise ConflictError("debit notes are cumulative")
         name = f"note-{len(self._n.notes)}"
         self._n.notes[name] = FakeDocument(name, agreement, amount, activity, at=trio.current_time())
+        if due_at is not None:
+            self._n.notes[name].payment_due_date = datetime.fromtimestamp(due_at, UTC)
         return self._n.notes[name]
 
     async def issue_invoice(
@@ -294,7 +301,8 @@ class _Payment:
         book = self._n.notes if kind == "debitNote" else self._n.invoices_by_id
         if book[document].status == "ISSUED":
             accepted = kind == "debitNote" and self._n.accepting
-            book[document] = replace(book[document], status="ACCEPTED" if accepted else "RECEIVED")
+            status = "SETTLED" if accepted and self._n.paying else "ACCEPTED" if accepted else "RECEIVED"
+            book[document] = replace(book[document], status=status)
             self._n.tell()
 
     async def debit_note(self, document: str) -> FakeDocument:

@@ -11,9 +11,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from golemp2p.errors import DeadlineError, NetworkError
 from golemp2p.provider import ProviderTerms, run_provider
-from golemp2p.provider.billing import NO_ACTIVITY_S, invoice_id_of
+from golemp2p.provider.billing import NO_ACTIVITY_S, PAYMENT_GRACE_S, invoice_id_of
 from tests.unit.provider.fake_node import FakeDocument, FakeNode
 
+PAYMENT = "golem.com.scheme.payu.payment-timeout-sec?"
 NOTE = "golem.com.scheme.payu.debit-note.interval-sec?"
 ACCEPT = "golem.com.payment.debit-notes.accept-timeout?"
 
@@ -177,6 +178,56 @@ async def test_a_note_that_nobody_accepts_ends_the_agreement(clock: MockClock) -
         await invoice(node, "a")
         assert 35 <= trio.current_time() <= 36  # at the deadline, not at the next note
     assert node.terminations == {"a": "DebitNotesDeadline"}
+
+
+async def test_payable_notes_come_at_the_agreed_pace_and_only_when_mid_agreement_payments_are_agreed(
+    clock: MockClock,
+) -> None:
+    node = FakeNode()
+    node.agreement("with", demand={NOTE: 10, PAYMENT: 25})
+    node.agreement("without", demand={NOTE: 10})
+    async with agent(node):
+        node.start("with", "x")
+        node.start("without", "y")
+        await trio.sleep(65)
+        node.stop("x")
+        node.stop("y")
+        await wait_all_tasks_blocked()
+        payable = {(note.activity_id, round(note.at)) for note in node.notes.values() if note.payment_due_date}
+        assert payable == {("x", 30), ("x", 60)}
+
+
+async def test_a_payable_note_that_is_not_paid_ends_the_agreement(clock: MockClock) -> None:
+    node = FakeNode()
+    node.agreement("a", demand={NOTE: 10, PAYMENT: 20, ACCEPT: 25})
+    async with agent(node):
+        node.start("a", "x")
+        await invoice(node, "a")
+        assert 20 + 20 + PAYMENT_GRACE_S <= trio.current_time() <= 20 + 20 + PAYMENT_GRACE_S + 1
+    assert node.terminations == {"a": "DebitNoteNotPaid"}
+
+
+async def test_a_payable_note_that_is_paid_lets_the_agreement_go_on(clock: MockClock) -> None:
+    node = FakeNode()
+    node.agreement("a", demand={NOTE: 10, PAYMENT: 20, ACCEPT: 25})
+    node.paying = True
+    async with agent(node):
+        node.start("a", "x")
+        await trio.sleep(400)
+    assert not node.terminations
+
+
+async def test_a_rejected_note_ends_the_agreement_with_that_reason(clock: MockClock) -> None:
+    node = FakeNode()
+    node.agreement("a", demand={NOTE: 10, ACCEPT: 25})
+    node.accepting = False
+    async with agent(node):
+        node.start("a", "x")
+        await until(node, lambda: bool(node.notes))
+        (name,) = node.notes
+        node.notes[name].status = "REJECTED"
+        await invoice(node, "a")
+    assert node.terminations == {"a": "DebitNoteRejected"}
 
 
 async def test_a_single_activity_agreement_ends_with_it(clock: MockClock) -> None:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golemp2p.core.agreement import CHOSEN_PLATFORM
 from golemp2p.core.properties import Properties
-from golemp2p.provider.negotiator import CHOSEN_PLATFORM, EXPIRATION, MAX_LIFE_S, Refusal, answer
+from golemp2p.provider.negotiator import EXPIRATION, MAX_LIFE_S, Refusal, answer
 from golemp2p.provider.offer import ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT
 
 NOW = 1_800_000_000.0
@@ -34,13 +35,14 @@ def test_terms_within_the_limits_are_taken_over() -> None:
         ({EXPIRATION: "tomorrow"}, "NoExpiration"),
         ({EXPIRATION: NOW * 1000}, "ExpiresTooSoon"),
         ({EXPIRATION: (NOW + MAX_LIFE_S + 60) * 1000}, "ExpiresTooLate"),
-        ({CHOSEN_PLATFORM: None}, "NoPlatform"),
+        ({CHOSEN_PLATFORM: None, PAYEE: None}, "NoPlatform"),
+        ({CHOSEN_PLATFORM: 7}, "NoPlatform"),
         ({CHOSEN_PLATFORM: "erc20-other-glm"}, "UnknownPlatform"),
         ({PAYEE: None}, "NoPayer"),
         ({PAYEE: "0xsomebody"}, "PayerNotIssuer"),
         ({PAYEE: 7}, "PayerNotIssuer"),
         ({EXPIRATION: 10**400}, "NoExpiration"),
-        ({NOTE_INTERVAL: 121}, "TermOutOfRange"),
+        ({NOTE_INTERVAL: 901}, "TermOutOfRange"),
         ({NOTE_INTERVAL: 10**400}, "TermOutOfRange"),
         ({PAYMENT_TIMEOUT: 86_401}, "TermOutOfRange"),
         ({ACCEPT_TIMEOUT: 241}, "TermOutOfRange"),
@@ -56,6 +58,11 @@ def test_what_is_not_served_is_refused_with_its_reason(changes: dict[str, Any], 
     assert found.code == code
     assert found.reason()["golem.provider.code"] == code
     assert found.message
+
+
+def test_a_demand_that_chooses_no_platform_gets_the_only_one_that_both_name() -> None:
+    demand = {k: v for k, v in DEMAND.items() if k != CHOSEN_PLATFORM}
+    assert answer(OFFER, demand, issuer="0xR", now=NOW) == OFFER
 
 
 @given(
