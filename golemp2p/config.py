@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -16,6 +16,9 @@ from golemp2p import limits
 from golemp2p.errors import UsageError
 
 VERSION = 1
+
+
+Sha3: Final = Field(pattern=r"^([0-9a-f]{56}|[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})$")
 
 
 class Section(BaseModel):
@@ -64,9 +67,12 @@ class PaymentSection(Section):
 class ProviderSection(Section):
     """The provider agent. Prices in GLM; ``runtimes`` are offered when this machine can run them: wasmtime, vm (the
     better of vm/docker and vm/qemu), custom ones by name. A storage or fuel price adds that counter to the offers.
+    ``package_substitutes``: only for test networks whose programs name an image that cannot be had: the sha3 that the
+    agreement names -> the sha3 of what runs instead. What both sides signed is then not what runs.
     """
 
     node_name: str = ""
+    package_substitutes: dict[Annotated[str, Sha3], Annotated[str, Sha3]] = {}
     http_transfers: list[str] = []  # URL prefixes that payloads' files may come from and go to
     runtimes: list[str] = ["wasmtime"]
     price_start: float = 0.0

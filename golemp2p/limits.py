@@ -330,7 +330,7 @@ MAX_ZIP_DIRECTORY_BYTES: Final = 16 * MIB  # 100,000 files with names of 100 cha
 MAX_XZ_MEMORY_BYTES: Final = 128 * MIB  # xz -9 makes files that need 65 MiB
 
 # --- private networks -------------------------------------------------------------------------------------------------
-VPN_MTU_BYTES: Final = 32_768  # of the guests' devices: every packet passes through Python, so few and large ones
+VPN_MTU_BYTES: Final = 65_000  # of the guests' devices: every packet passes through Python, so few and large ones
 VPN_MIN_MTU_BYTES: Final = 576
 VPN_QUEUE_BYTES: Final = 4 * MIB  # towards one device or one peer; then packets are dropped
 VPN_PACKET_COST_BYTES: Final = 512  # what a packet counts at least: small ones are objects, too
@@ -372,7 +372,7 @@ GSB_MAX_SERVICES: Final = 10_000  # names bound at a time; a program has one per
 GSB_NAME_CHARS: Final = 256
 GSB_MAX_COMPONENTS: Final = 32
 GSB_MAX_FRAME_BYTES: Final = 4 * MIB  # golem-js answers a chunk with what it was asked for, once in a while with all
-GSB_CHUNK_BYTES: Final = 512 * 1024  # with its frame below 1 MiB, where some WebSocket libraries stop by default
+GSB_CHUNK_BYTES: Final = 8 * 65_507  # whole packets of the network, 512 KiB, with its frame below 1 MiB, where some WebSocket libraries stop by default
 GSB_READ_AHEAD: Final = 4  # chunks of one file that a program is asked for at a time
 GSB_QUEUE: Final = 32  # frames that wait to be written to a program
 GSB_MAX_WAITING: Final = 1_024  # questions to one program without an answer
@@ -381,5 +381,6 @@ GSB_ANSWER_S: Final = 60.0  # for one chunk; a program may be busy, its disk slo
 GSB_ORPHAN_S: Final = 120.0  # a service whose program does not connect for so long is forgotten
 GSB_ERROR_CHARS: Final = 500
 GFTP_BINDS_PER_SESSION: Final = 5_000
+DATA_PACKET_BYTES: Final = 65_507  # of a stream's bytes in one Noise packet
 GSB_GOODBYE_S: Final = 2.0  # for a program to close its side of a socket that we closed
 DATA_LAST_ANSWER_S: Final = 180.0  # after the last byte of a put: the owner hashes it, or its program writes the rest

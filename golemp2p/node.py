@@ -266,6 +266,7 @@ async def _run_services(
         notary=Notary(key, domain, time.time),
         vpn=vpn.provider,
         http=HttpTransfers(settings.provider.http_transfers),
+        substitutes=settings.provider.package_substitutes,
     )
     drivers: dict[str, ChainDriver] = {n.platform: Erc20Driver(n) for n in payment_networks(settings)}
     payment = PaymentService(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import pydantic
 import trio
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from golemp2p import limits
@@ -150,7 +150,9 @@ def _add_agent(router: APIRouter, service: ActivityService) -> None:
         found = await service.records(live_only=agreement_id is None)
         return JSONResponse(list(dict.fromkeys(r.id for r in found if agreement_id in (None, r.agreement_id))))
 
-    @router.get("/activity-api/v1/_monitor", responses=answers(ok={200: {"content": EVENT_STREAM}}))
+    @router.get(
+        "/activity-api/v1/_monitor", response_class=Response, responses=answers(ok={200: {"content": EVENT_STREAM}})
+    )
     async def monitor() -> EventStream:
         """The live activities of the provider's side, again whenever they change, without end."""
         return EventStream(_watch(service))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import trio
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -21,6 +21,7 @@ from golemp2p.errors import DeadlineError, NotFoundError
 from golemp2p.storage.content import Content, ContentStore
 from golemp2p.wire.rest.files import FileBody, NewSlot, SlotBody
 
+Algorithm = Literal["sha256", "sha3-224", "sha3-256", "sha3-384", "sha3-512"]  # storage.content.ALGORITHMS
 Me = Annotated[Caller, Depends(current_caller)]
 _CONTENT: Final = {"content": BYTES}
 _DOWNLOAD: Final = answers(404, ok={200: _CONTENT, 206: _CONTENT}) | {416: {"description": "No such range"}}
@@ -31,7 +32,7 @@ def make_router(content: ContentStore, announce: Callable[[Content], None] | Non
     router = APIRouter(prefix="/golemp2p/v1", tags=["files"], dependencies=[Depends(current_caller)])
 
     @router.put("/files", openapi_extra={"requestBody": {"required": True, **_CONTENT}})
-    async def put_file(request: Request, me: Me, also: Annotated[list[str] | None, Query()] = None) -> FileBody:
+    async def put_file(request: Request, me: Me, also: Annotated[list[Algorithm] | None, Query()] = None) -> FileBody:
         """Store the body. ``also`` names further hash algorithms to be found by, e.g. sha3-224."""
         stored = await content.add_stream(
             request.stream(), max_bytes=limits.MAX_REST_FILE_BYTES, also=tuple(also or ())

@@ -19,7 +19,7 @@ from fastapi.responses import FileResponse
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from golemp2p import limits
-from golemp2p.api.openapi import BYTES, answers
+from golemp2p.api.openapi import BYTES, TEXT, answers
 from golemp2p.errors import DeadlineError, NotFoundError, UsageError
 from golemp2p.images.store import ImageStore, full_name
 from golemp2p.storage.content import Content, ContentStore, check_digest, hash_file
@@ -174,7 +174,7 @@ def make_router(registry: Registry, base_url: str) -> APIRouter:
             description="The image's bytes, by sha3-224 or sha3-256.",
         )
 
-    @router.get("/image.{digest}.link", response_class=PlainTextResponse, responses=answers(404, 408))
+    @router.get("/image.{digest}.link", response_class=Response, responses=answers(404, 408, ok={200: TEXT}))
     async def image_link(digest: str) -> Response:
         """The image's URL as text, as golem-core asks; by its true hash alone, for golem-core keeps the one it has."""
         try:

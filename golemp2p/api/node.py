@@ -13,13 +13,13 @@ from fastapi import APIRouter, Depends, Query
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from golemp2p import __version__
 from golemp2p.activity.service import ActivityService
 from golemp2p.api.auth import AppKey, AppKeys, Caller, current_caller
 from golemp2p.api.market import agreement_of, offer_of
-from golemp2p.api.openapi import answers
+from golemp2p.api.openapi import TEXT, answers
 from golemp2p.config import Settings
 from golemp2p.core.constraints import Terms, Ternary, evaluate, explain, match, parse
 from golemp2p.core.ids import AgreementId
@@ -97,7 +97,7 @@ def _open_routes(router: APIRouter, node: NodeContext) -> None:
     async def health() -> Response:
         return JSONResponse({"status": "ok", "peers": node.network.statistics().connections})
 
-    @router.get("/metrics", response_class=PlainTextResponse)
+    @router.get("/metrics", response_class=Response, responses=answers(ok={200: TEXT}))
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 

@@ -7,6 +7,7 @@ protocols/rest/openapi.json is this document of a node; scripts/openapi writes i
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -32,7 +33,8 @@ _MEANINGS: Final = {
 }
 _TEXT: Final[dict[str, Any]] = {"text/plain": {"schema": {"type": "string"}}}
 NULL: Final[dict[str, Any]] = {"content": {"application/json": {"schema": {"type": "null"}}}}
-EVENT_STREAM: Final[dict[str, Any]] = {"text/event-stream": {"schema": {"type": "string"}}}
+EVENT_STREAM: Final[dict[str, Any]] = {"text/event-stream": {}}
+TEXT: Final[dict[str, Any]] = {"content": _TEXT}
 BYTES: Final[dict[str, Any]] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 # What the guard and the app answer on any call.
@@ -60,6 +62,17 @@ def json_body(schema: dict[str, Any], *, required: bool = True) -> dict[str, Any
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
 
 
+def _add_path_parameters(path: str, operation: dict[str, Any]) -> None:
+    """Those that the route's function does not look at."""
+    told = operation.get("parameters", [])
+    known = {parameter["name"] for parameter in told if parameter["in"] == "path"}
+    missing = [name for name in re.findall(r"\{(\w+)\}", path) if name not in known]
+    if missing:
+        operation["parameters"] = told + [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in missing
+        ]
+
+
 def document(app: FastAPI) -> dict[str, Any]:
     """For ``app.openapi``."""
     if app.openapi_schema is None:
@@ -77,11 +90,17 @@ def document(app: FastAPI) -> dict[str, Any]:
             "authToken": {"type": "apiKey", "in": "query", "name": "authToken"},
         }
         made["security"] = [{"appKey": []}, {"authToken": []}]
+        told = components.setdefault("responses", {})
         for path, operations in made["paths"].items():
             for operation in operations.values():
-                operation["responses"].pop("422", None)
+                _add_path_parameters(path, operation)
+                responses = operation["responses"]
+                responses.pop("422", None)
                 if is_open(path):
                     operation["security"] = []
-                    operation["responses"].pop("401", None)
+                    responses.pop("401", None)
+                for status in [status for status in responses if int(status) >= 400]:  # alike everywhere: said once
+                    if told.setdefault(status, responses[status]) == responses[status]:
+                        responses[status] = {"$ref": f"#/components/responses/{status}"}
         app.openapi_schema = made
     return app.openapi_schema

@@ -11,14 +11,14 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from golemp2p import limits
-from golemp2p.api.sockets import without_compression
+from golemp2p.api import sockets
 
 
 async def serve_rest(
     app: FastAPI, listener: socket.socket, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Until cancelled. ``listener`` is bound and listening; it stays the caller's to close."""
-    without_compression()
+    sockets.prepare()
     config = Config()
     config.bind = [f"fd://{os.dup(listener.fileno())}"]  # hypercorn closes the one that it is given
     config.graceful_timeout = limits.REST_SHUTDOWN_GRACE_S

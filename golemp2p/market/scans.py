@@ -61,8 +61,10 @@ class Scans:
 
     def end(self, scan_id: str) -> None:
         """Who waits is told. Raises NotFoundError."""
-        scan = self._find(scan_id)
-        del self._scans[scan_id]
+        self._close(self._find(scan_id))
+
+    def _close(self, scan: Scan) -> None:
+        del self._scans[scan.id]
         scan.ended = True
         scan.news.notify()
 
@@ -109,7 +111,7 @@ class Scans:
         now_s = trio.current_time()
         for scan in list(self._scans.values()):
             if not scan.waiting and now_s - scan.asked_s > scan.idle_s:
-                self.end(scan.id)
+                self._close(scan)
 
     def _find(self, scan_id: str) -> Scan:
         self.forget_idle()

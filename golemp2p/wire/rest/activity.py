@@ -6,7 +6,9 @@ import json
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from golemp2p.core.activity import CommandResult, EventKind, RuntimeEvent, TextDecoder
 from golemp2p.core.exescript import Command, Run
@@ -52,7 +54,7 @@ class CommandState(RestModel):
 class StateBody(RestModel):
     """``state``: [current, pending]; nothing is ever pending here."""
 
-    state: tuple[str, str | None]
+    state: Annotated[list[str | None], Field(min_length=2, max_length=2)]
     reason: str | None = None
     error_message: str | None = None
 
