@@ -11,7 +11,7 @@ from typing import Any
 
 import wsproto.frame_protocol
 from hypercorn.protocol import ws_stream
-from websockets.frames import apply_mask
+from websockets import frames as websocket_frames
 
 
 class _PlainHandshake(ws_stream.Handshake):
@@ -28,7 +28,7 @@ class _Masker:
 
     def process(self, data: bytearray) -> bytearray:
         turn = len(data) % 4
-        masked = apply_mask(bytes(data), self._key)
+        masked = websocket_frames.apply_mask(bytes(data), self._key)  # type: ignore[attr-defined] # in C where it is built
         self._key = self._key[turn:] + self._key[:turn]
         return bytearray(masked)
 

@@ -144,8 +144,15 @@ class Upload:
             del self._rest[: limits.GSB_CHUNK_BYTES]
 
     async def _write(self, chunk: bytes) -> None:
-        await self._ask("UploadChunk", {"chunk": {"offset": self.offset, "content": chunk}})
-        await trio.to_thread.run_sync(self._hash, chunk)
+        failure: GolemError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, self._hash, chunk)
+            try:
+                await self._ask("UploadChunk", {"chunk": {"offset": self.offset, "content": chunk}})
+            except GolemError as exc:
+                failure = exc
+        if failure is not None:
+            raise failure
         self.offset += len(chunk)
 
     def _hash(self, chunk: bytes) -> None:

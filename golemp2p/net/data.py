@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -123,12 +123,11 @@ class DataService:
             self._store.room_for(total - offset)
             note.write_text(expected)
             await wire.send(encode_header(["ok", offset]))
-            await wire.receive_file(partial, offset, total)
-            found = (await trio.to_thread.run_sync(hash_file, partial, ("sha256",)))["sha256"]
-            if found != expected:
+            digests = await wire.receive_file(partial, offset, total, algorithms=ALWAYS)
+            if digests["sha256"] != expected:
                 partial.unlink()
-                raise RemoteProtocolError(f"the file has sha256 {found}, not {expected}")
-            content = await self._store.finish(slot_id)
+                raise RemoteProtocolError(f"the file has sha256 {digests['sha256']}, not {expected}")
+            content = await self._store.finish(slot_id, digests=digests)
             note.unlink(missing_ok=True)
         finally:
             self._busy_slots.discard(slot_id)
@@ -176,14 +175,14 @@ class DataService:
         self, peer: PeerId, alg: str, digest: str, partial: Path, max_bytes: int, on_progress: Progress | None
     ) -> Content:
         offset = size_of(partial) or 0
+        algorithms = tuple({alg, *ALWAYS})
         try:
-            await self._receive(peer, alg, digest, partial, max_bytes, on_progress)
+            digests = await self._receive(peer, alg, digest, partial, max_bytes, on_progress, algorithms)
         except NotFoundError:
             if alg != "sha3-256":
                 raise
             # A program that gftp publishes for may serve it under that name.
-            await self._receive(peer, named.BY_NAME, digest, partial, max_bytes, on_progress)
-        digests = await trio.to_thread.run_sync(hash_file, partial, tuple({alg, *ALWAYS}))
+            digests = await self._receive(peer, named.BY_NAME, digest, partial, max_bytes, on_progress, algorithms)
         if digests[alg] != digest:
             self._store.discard(partial)
             if offset:  # perhaps it was the earlier part, of another peer, that is wrong
@@ -194,9 +193,16 @@ class DataService:
         return await self._store.adopt(partial, digests=digests)
 
     async def _receive(
-        self, peer: PeerId, alg: str, name: str, path: Path, max_bytes: int, on_progress: Progress | None
-    ) -> None:
-        """One attempt at the rest of ``path``."""
+        self,
+        peer: PeerId,
+        alg: str,
+        name: str,
+        path: Path,
+        max_bytes: int,
+        on_progress: Progress | None,
+        algorithms: Sequence[str] = (),
+    ) -> dict[str, str]:
+        """One attempt at the rest of ``path``; the whole file's digests."""
         offset = size_of(path) or 0
         stream = await self._network.open_stream(peer, PROTOCOL)
         try:
@@ -211,9 +217,8 @@ class DataService:
                 raise PolicyError(f"the file has {total} bytes", hint=f"at most {max_bytes} were allowed")
             self._store.room_for(total - offset)
             if alg == named.BY_NAME:
-                await named.take_blocks(wire, path, offset, total, on_progress)
-            else:
-                await wire.receive_file(path, offset, total, on_progress)
+                return await named.take_blocks(wire, path, offset, total, on_progress, algorithms=algorithms)
+            return await wire.receive_file(path, offset, total, on_progress, algorithms=algorithms)
         finally:
             await stream.aclose()
 

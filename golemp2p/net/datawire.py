@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import trio
 
 from golemp2p import limits
 from golemp2p.errors import DeadlineError, NetworkError, RemoteProtocolError, UsageError
+from golemp2p.net.filewriter import writing
 from golemp2p.net.frames import Failure
 from golemp2p.net.port import ByteStream
 from golemp2p.net.rpc_caller import error_of
@@ -18,7 +19,10 @@ from golemp2p.storage.content import size_of
 
 PROTOCOL: Final = "/golemp2p/data/1"
 MAX_HEADER_BYTES: Final = 4096
-_FILE_BLOCK_BYTES: Final = 16 * limits.DATA_CHUNK_BYTES  # one hop to a worker thread per MiB
+# One hop to a worker thread for about a MiB. A Noise packet takes 65,507 bytes of a stream beside Yamux's header: with
+# 64 KiB at a time every second packet would carry 29 bytes.
+_PIECE_BYTES: Final = 4 * limits.DATA_PACKET_BYTES
+_FILE_BLOCK_BYTES: Final = 4 * _PIECE_BYTES
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all); must not block
 
 
@@ -102,33 +106,36 @@ class Wire:
         async with await trio.open_file(path, "rb") as file:
             await file.seek(offset)
             while offset < end and (block := await file.read(min(_FILE_BLOCK_BYTES, end - offset))):
-                for start in range(0, len(block), limits.DATA_CHUNK_BYTES):
-                    piece = block[start : start + limits.DATA_CHUNK_BYTES]
-                    await self.send(piece)
-                    offset += len(piece)
+                await self.send_bulk(block)
+                offset += len(block)
                 if on_progress is not None:
                     on_progress(offset, total)
 
-    async def receive_file(self, path: Path, offset: int, total: int, on_progress: Progress | None = None) -> None:
-        """Append to ``path`` from ``offset`` until it has ``total`` bytes. What came stays, whatever happens."""
-        async with await trio.open_file(path, "ab") as file:
-            await file.truncate(offset)
-            block = bytearray()
-            try:
-                while offset < total:
-                    piece = await self.some(min(total - offset, 4 * limits.DATA_CHUNK_BYTES))
-                    if not piece:
-                        raise NetworkError(f"{self.stream.peer} ended the transfer after {offset} of {total} bytes")
-                    block += piece
-                    offset += len(piece)
-                    if len(block) >= _FILE_BLOCK_BYTES:
-                        await file.write(bytes(block))
-                        block.clear()
-                        if on_progress is not None:
-                            on_progress(offset, total)
-            finally:
-                if block:
-                    with trio.CancelScope(shield=True):
-                        await file.write(bytes(block))
-        if on_progress is not None:
-            on_progress(total, total)
+    async def send_bulk(self, data: bytes) -> None:
+        """As :meth:`send`, for much: in pieces that each have the time of one."""
+        for start in range(0, len(data), _PIECE_BYTES):
+            await self.send(data[start : start + _PIECE_BYTES])
+
+    async def receive_file(
+        self,
+        path: Path,
+        offset: int,
+        total: int,
+        on_progress: Progress | None = None,
+        *,
+        algorithms: Sequence[str] = (),
+    ) -> dict[str, str]:
+        """Append to ``path`` from ``offset`` until it has ``total`` bytes. What came stays, whatever happens.
+
+        The file's digests by ``algorithms``.
+        """
+        async with writing(path, offset, algorithms) as writer:
+            while offset < total:
+                piece = await self.some(min(total - offset, _PIECE_BYTES))
+                if not piece:
+                    raise NetworkError(f"{self.stream.peer} ended the transfer after {offset} of {total} bytes")
+                await writer.write(piece)
+                offset += len(piece)
+                if on_progress is not None:
+                    on_progress(offset, total)
+        return writer.digests

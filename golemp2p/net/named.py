@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final, Protocol
@@ -16,9 +16,11 @@ from golemp2p import limits
 from golemp2p.core.ids import PeerId
 from golemp2p.errors import GolemError, NetworkError, NotFoundError, RemoteProtocolError, UsageError
 from golemp2p.net.datawire import Progress, Wire, encode_header
+from golemp2p.net.filewriter import writing
 
 BY_NAME: Final = "name"
-_BLOCK_BYTES: Final = 1024 * 1024  # a file is written in such pieces
+_PIECE_BYTES: Final = 4 * limits.DATA_PACKET_BYTES  # read at a time
+_PIECES_AHEAD: Final = 4  # of what the program that they are for has taken
 _MAX_BLOCK_BYTES: Final = 4 * limits.MIB
 _END: Final = bytes(4)  # a block of nothing; a header follows
 
@@ -80,55 +82,77 @@ async def give(wire: Wire, named: NamedFiles | None, name: str, offset: int) -> 
 
 async def _send_block(wire: Wire, block: bytes) -> None:
     await wire.send(len(block).to_bytes(4, "big"))
-    for start in range(0, len(block), limits.DATA_CHUNK_BYTES):
-        await wire.send(block[start : start + limits.DATA_CHUNK_BYTES])
+    await wire.send_bulk(block)
 
 
-async def take_blocks(wire: Wire, path: Path, offset: int, total: int, on_progress: Progress | None) -> None:
+async def take_blocks(
+    wire: Wire,
+    path: Path,
+    offset: int,
+    total: int,
+    on_progress: Progress | None = None,
+    *,
+    algorithms: Sequence[str] = (),
+) -> dict[str, str]:
     """The blocks of an answer, appended to ``path`` from ``offset``. What arrived stays, whatever happens.
 
-    Raises the peer's error, RemoteProtocolError, NetworkError.
+    The whole file's digests. Raises the peer's error, RemoteProtocolError, NetworkError.
     """
-    async with await trio.open_file(path, "ab") as file:
-        await file.truncate(offset)
-        pending = bytearray()
-        try:
-            while left := int.from_bytes(await wire.exactly(4), "big"):
-                if left > _MAX_BLOCK_BYTES or offset + left > total:
-                    raise RemoteProtocolError(f"a block of {left} bytes at {offset} of {total}")
-                while left:
-                    piece = await wire.some(min(left, 4 * limits.DATA_CHUNK_BYTES))
-                    if not piece:
-                        raise NetworkError(f"{wire.stream.peer} ended the transfer after {offset} of {total} bytes")
-                    pending += piece
-                    left, offset = left - len(piece), offset + len(piece)
-                    if len(pending) >= _BLOCK_BYTES:
-                        await file.write(bytes(pending))
-                        pending.clear()
-                if on_progress is not None:
-                    on_progress(offset, total)
-        finally:
-            if pending:
-                with trio.CancelScope(shield=True):
-                    await file.write(bytes(pending))
+    async with writing(path, offset, algorithms) as writer:
+        while left := int.from_bytes(await wire.exactly(4), "big"):
+            if left > _MAX_BLOCK_BYTES or offset + left > total:
+                raise RemoteProtocolError(f"a block of {left} bytes at {offset} of {total}")
+            while left:
+                piece = await wire.some(min(left, _PIECE_BYTES))
+                if not piece:
+                    raise NetworkError(f"{wire.stream.peer} ended the transfer after {offset} of {total} bytes")
+                await writer.write(piece)
+                left, offset = left - len(piece), offset + len(piece)
+            if on_progress is not None:
+                on_progress(offset, total)
     await wire.answer()
     if offset != total:
         raise RemoteProtocolError(f"the file ended after {offset} of {total} bytes")
+    return writer.digests
 
 
 async def take_upload(wire: Wire, named: NamedFiles, name: str, total: int, sha256: str) -> None:
     """Answer a put into a name that a program serves."""
     async with named.upload(name, wire.stream.peer, total, sha256) as upload:
         await wire.send(encode_header(["ok", total if upload.sha3_256 else upload.offset]))
-        if upload.sha3_256 is None:
-            left = total - upload.offset
-            while left:
-                piece = await wire.some(min(left, 4 * limits.DATA_CHUNK_BYTES))
-                if not piece:
-                    raise NetworkError(f"{wire.stream.peer} ended the transfer with {left} bytes to go")
-                left -= len(piece)
-                await upload.write(piece)
+        digest = upload.sha3_256
+        if digest is None:
+            await _pass_on(wire, upload, total - upload.offset)
             digest = await upload.finish()
-        else:
-            digest = upload.sha3_256
     await wire.send(encode_header(["ok", digest]))
+
+
+async def _pass_on(wire: Wire, upload: NamedUpload, left: int) -> None:
+    """``left`` bytes from the peer to the program; one is read while the other is written."""
+    send, receive = trio.open_memory_channel[bytes](_PIECES_AHEAD)
+    failure: GolemError | None = None
+
+    async def read() -> None:
+        nonlocal failure, left
+        async with send:
+            try:
+                while left:
+                    piece = await wire.some(min(left, _PIECE_BYTES))
+                    if not piece:
+                        failure = NetworkError(f"{wire.stream.peer} ended the transfer with {left} bytes to go")
+                        return
+                    left -= len(piece)
+                    await send.send(piece)
+            except GolemError as exc:
+                failure = exc
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        try:
+            async for piece in receive:
+                await upload.write(piece)
+        except GolemError as exc:
+            failure = exc
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -292,14 +292,16 @@ class ContentStore:
     def slot_partial(self, slot_id: str) -> Path:
         return self._partial / f"slot-{slot_id}"
 
-    async def finish(self, slot_id: str, *, also: tuple[str, ...] = ()) -> Content:
-        """What was received is the whole file. Idempotent once finished."""
+    async def finish(
+        self, slot_id: str, *, also: tuple[str, ...] = (), digests: Mapping[str, str] | None = None
+    ) -> Content:
+        """What was received is the whole file. Idempotent once finished. ``digests`` as in :meth:`adopt`."""
         slot = self.slot(slot_id)
         if slot.content is not None:
             return slot.content
         partial = self.slot_partial(slot_id)
         partial.touch(exist_ok=True)  # an empty file is a file
-        content = await self.adopt(partial, also=also)
+        content = await self.adopt(partial, also=also, digests=digests)
         facts = self._slot_facts(slot_id) | {"sha256": content.sha256}
         self._write(self._slots / f"{slot_id}.json", json.dumps(facts))
         if (event := self._finished.pop(slot_id, None)) is not None:

@@ -41,11 +41,13 @@ class Peak:
     def __init__(self, pids: dict[str, int]) -> None:
         self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
         self.growth_mib: dict[str, float] = {}
+        self.cpu_s: dict[str, float] = {}
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
         before = {name: process.memory_info().rss for name, process in self._processes.items()}
         highest = dict(before)
+        cpu_before = self._cpu_s()
 
         async def watch() -> None:
             while True:
@@ -58,6 +60,10 @@ class Peak:
             yield
             nursery.cancel_scope.cancel()
         self.growth_mib = {name: (highest[name] - before[name]) / 2**20 for name in highest}
+        self.cpu_s = {name: after - cpu_before[name] for name, after in self._cpu_s().items()}
+
+    def _cpu_s(self) -> dict[str, float]:
+        return {name: sum(process.cpu_times()[:2]) for name, process in self._processes.items()}
 
 
 def digest(path: Path) -> str:
@@ -81,7 +87,9 @@ async def transfer(made: Deal, activity: str, source: str, target: str) -> None:
     assert results[-1]["result"] == "Ok", results[-1]
 
 
-async def legs(net: Net, made: Deal, activity: str, way: str, file: Path, back: Path) -> list[dict[str, Any]]:
+async def legs(
+    net: Net, made: Deal, activity: str, way: str, file: Path, back: Path, size_mb: int
+) -> list[dict[str, Any]]:
     found = []
     with client_of(way, net) as (client, pids):
 
@@ -97,10 +105,11 @@ async def legs(net: Net, made: Deal, activity: str, way: str, file: Path, back: 
                 {
                     "way": way,
                     "leg": name,
-                    "mb_per_s": file.stat().st_size / MB / took_s,
+                    "mb_per_s": size_mb / took_s,
                     "seconds": took_s,
                     "publish_s": published_s,
                     "growth_mib": peak.growth_mib,
+                    "cpu_s": peak.cpu_s,
                 }
             )
 
@@ -124,7 +133,7 @@ async def measure(ways: list[str], size_mb: int) -> list[dict[str, Any]]:
                     with file.open("wb") as out:
                         for _ in range(size_mb):
                             out.write(os.urandom(MB))
-                    lines += await legs(net, made, activity, way, file, where / f"back-{way}")
+                    lines += await legs(net, made, activity, way, file, where / f"back-{way}", size_mb)
                 await made.end()
     return lines
 
@@ -144,10 +153,12 @@ def main() -> None:
     else:
         print(f"{arguments.mb} MB, goal {GOAL_MB_PER_S:g} MB/s and no process more than {MAX_GROWTH_MIB:g} MiB larger")
         for line in lines:
-            grown = ", ".join(f"{name} +{value:.0f}" for name, value in line["growth_mib"].items())
+            grown = ", ".join(
+                f"{name} +{grew:.0f}, {line['cpu_s'][name]:.1f}" for name, grew in line["growth_mib"].items()
+            )
             print(
                 f"{line['way']:<6}{line['leg']:<10}{line['mb_per_s']:7.1f} MB/s {line['seconds']:6.2f} s"
-                f" (publish {line['publish_s']:.2f} s)   MiB: {grown}"
+                f" (publish {line['publish_s']:.2f} s)   MiB, s CPU: {grown}"
             )
     sys.exit(not met)
 
