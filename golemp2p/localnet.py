@@ -5,8 +5,10 @@ Everything lives in one directory and dies with this process. Tests, the demo an
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import secrets
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from golemp2p.client import NodeClient, connect
 from golemp2p.core.money import parse_amount
 from golemp2p.errors import DeadlineError, NetworkError, UsageError
 from golemp2p.identity import NodeKey, create_keystore
+from golemp2p.images.store import ImageStore
 from golemp2p.localchain import LocalChain, open_local_chain
 from golemp2p.localchain.chain import Kind
 from golemp2p.localchain.child import Child, open_child
@@ -38,6 +41,7 @@ OFFERS_TIMEOUT_S: Final = 30.0
 CHECK_INTERVAL_S: Final = 0.05
 FUNDS_TGLM: Final = "1000"
 GAS_WEI: Final = 10**18
+_SHA3: Final = re.compile(r"[0-9a-fA-F]{56}|[0-9a-fA-F]{64}|[0-9a-fA-F]{96}|[0-9a-fA-F]{128}")
 GLM_NETWORKS: Final = frozenset({"mainnet", "polygon"})  # yapapi and golem-js expect tglm on all others
 COMMANDS: Final = ("golemp2p", "gftp", "yagna")  # that agents start; found before those of another installation
 
@@ -53,6 +57,7 @@ class LocalNetOptions:
     app_key: str | None = None  # of the requestor's agents; None is a fresh one
     rest: str = "127.0.0.1:0"  # of the requestor
     origins: tuple[str, ...] = ()  # of web pages that may call the requestor's node
+    images: Mapping[str, str] = field(default_factory=dict)  # tag or hash that programs ask for -> image or file here
     directory: Path | None = None  # kept; None is a temporary one
     provider: Mapping[str, Any] = field(default_factory=dict)
     payment: Mapping[str, Any] = field(default_factory=dict)
@@ -156,6 +161,7 @@ def _write_config(
     node: LocalNode, options: LocalNetOptions, network: str, chain: LocalChain, *, bootstrap: Sequence[str]
 ) -> None:
     first = not bootstrap
+    images = {name: _image(image) for name, image in options.images.items()}
     config: dict[str, Any] = {
         "version": 1,
         "net": {
@@ -177,17 +183,31 @@ def _write_config(
             ],
             **options.payment,
         },
+        "registry": {"aliases": {name: str(path) for name, path in images.items()}} if first else {},
         "provider": {
             "node_name": node.name,
             "runtimes": list(options.runtimes),
             # All providers share this machine: together they must not promise more than it has.
             "memory_gib": round(machine_memory_gib() * MEMORY_SHARE / (options.providers * ACTIVITIES), 3),
             "max_activities": ACTIVITIES,
+            "package_substitutes": {
+                name.lower(): _sha3_224(path) for name, path in images.items() if _SHA3.fullmatch(name)
+            },
             **options.provider,
         },
         "log": {"format": "json"},
     }
     _write_private(node.where.config, tomli_w.dumps(config))
+
+
+def _image(reference: str) -> Path:
+    """Of this user's image store, or a file. Raises NotFoundError."""
+    return ImageStore(Locations.find().images).resolve(reference).absolute()
+
+
+def _sha3_224(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha3_224").hexdigest()
 
 
 def _write_private(path: Path, text: str) -> None:

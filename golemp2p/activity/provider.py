@@ -72,6 +72,7 @@ class ProviderActivities:
         runtimes: Mapping[str, Runtime],
         work_root: Path,
         http: HttpTransfers | None = None,
+        substitutes: Mapping[str, str] | None = None,
         now: Callable[[], float] = time.time,
         notary: Notary | None = None,
         vpn: VpnPort | None = None,
@@ -84,6 +85,7 @@ class ProviderActivities:
         self._runtimes = dict(runtimes)
         self._work_root = work_root
         self._http = http or HttpTransfers()
+        self._substitutes = substitutes
         self._now = now
         self._notary = notary
         self._vpn = vpn
@@ -213,6 +215,7 @@ class ProviderActivities:
                 fetching=self._fetching,
                 staging=self._work_root / f"{activity_id}.files",
                 http=self._http,
+                substitutes=self._substitutes,
             ),
             self._work_root / activity_id,
             now=self._now,

@@ -53,6 +53,14 @@ def add_to(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--allow-origin", help="Web pages that may call the requestor's node; * is any. Repeatable."),
         ] = None,
+        image: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--image",
+                help="NAME=IMAGE: what programs get that ask the node's image registry for NAME, a tag or a hash. "
+                "Repeatable.",
+            ),
+        ] = None,
         directory: Annotated[
             Path | None, typer.Option("--dir", help="Keep the network's files here (default: a temporary directory).")
         ] = None,
@@ -77,10 +85,18 @@ def add_to(app: typer.Typer) -> None:
             rest=rest,
             app_key=app_key,
             origins=tuple(origin or ()),
+            images=dict(_alias(text) for text in image or ()),
             directory=directory,
         )
         code = run_async(lambda: _run(options, context.args, as_json=as_json))
         raise typer.Exit(code)
+
+
+def _alias(text: str) -> tuple[str, str]:
+    name, sign, image = text.partition("=")
+    if not (name and sign and image):
+        raise UsageError(f"--image {text!r} is not NAME=IMAGE", hint="--image golem/alpine:latest=alpine.gvmi")
+    return name, image
 
 
 async def _run(options: LocalNetOptions, command: list[str], *, as_json: bool) -> int:

@@ -176,7 +176,7 @@ def terms_of(settings: Settings) -> ProviderTerms:
     """The provider section as the agent takes it."""
     from golemp2p.provider import ProviderTerms
 
-    return ProviderTerms(**settings.provider.model_dump(exclude={"runtimes", "http_transfers"}))
+    return ProviderTerms(**settings.provider.model_dump(exclude={"runtimes", "http_transfers", "package_substitutes"}))
 
 
 def _announce(found: dict[str, Any], *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ class Data:
     async def push(self, *_: Any, **__: Any) -> str:
         raise AssertionError
 
+    async def fetch_named(self, *_: Any, **__: Any) -> None:
+        raise AssertionError
+
 
 SLOW, QUICK = PeerId("slow"), PeerId("quick")
 
@@ -79,3 +83,31 @@ async def test_a_requestor_that_sends_slowly_holds_up_nobody_else(
     assert ended_s["second"] - start_s < 2
     assert sorted(data.fetches) == [QUICK, SLOW]  # the second of one peer found it in the store
     assert fetching == {}
+
+
+class Shelf:
+    """A store with one image."""
+
+    def __init__(self, alg: str, digest: str, path: Path) -> None:
+        self._key, self._path = (alg, digest), path
+
+    def lookup(self, alg: str, digest: str) -> File | None:
+        return File(self._path) if (alg, digest) == self._key else None
+
+    async def add_file(self, _source: Path, *, also: tuple[str, ...] = ()) -> File:
+        raise AssertionError(also)
+
+
+async def test_a_substitute_of_a_test_network_runs_instead_of_a_package_that_cannot_be_had(tmp_path: Path) -> None:
+    named, image = "9a" * 28, tmp_path / "image"
+    image.write_bytes(b"what runs")
+    digest = hashlib.sha3_224(b"what runs").hexdigest()
+    demand = {**AGREEMENT.demand, "golem.srv.comp.task_package": f"hash:sha3:{named}:http://nowhere.invalid/x"}
+    transfers = Transfers(
+        replace(AGREEMENT, demand=demand),
+        Shelf("sha3-224", digest, image),
+        Data(Store(), {}),
+        staging=tmp_path,
+        substitutes={named: digest},
+    )
+    assert (await transfers.package()).path == image
