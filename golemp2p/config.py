@@ -9,10 +9,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from golemp2p import limits
+from golemp2p.core.manifest import check_whitelist
 from golemp2p.errors import UsageError
 
 VERSION = 1
@@ -64,6 +65,14 @@ class PaymentSection(Section):
     auto_accept_after_s: Annotated[float, Field(ge=0)] = limits.AUTO_ACCEPT_AFTER_S
 
 
+class OutboundSection(Section):
+    """What payloads may reach outside when their manifest asks for it: host names, ``*.name``, IPv4 addresses, or
+    ``all`` for every public host. Nothing by default.
+    """
+
+    whitelist: Annotated[list[str], AfterValidator(lambda entries: list(check_whitelist(entries)))] = []
+
+
 class ProviderSection(Section):
     """The provider agent. Prices in GLM; ``runtimes`` are offered when this machine can run them: wasmtime, vm (the
     better of vm/docker and vm/qemu), custom ones by name. A storage or fuel price adds that counter to the offers.
@@ -73,6 +82,7 @@ class ProviderSection(Section):
 
     node_name: str = ""
     package_substitutes: dict[Annotated[str, Sha3], Annotated[str, Sha3]] = {}
+    outbound: OutboundSection = OutboundSection()
     http_transfers: list[str] = []  # URL prefixes that payloads' files may come from and go to
     runtimes: list[str] = ["wasmtime"]
     price_start: float = 0.0

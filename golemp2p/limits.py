@@ -384,3 +384,13 @@ GFTP_BINDS_PER_SESSION: Final = 5_000
 DATA_PACKET_BYTES: Final = 65_507  # of a stream's bytes in one Noise packet
 GSB_GOODBYE_S: Final = 2.0  # for a program to close its side of a socket that we closed
 DATA_LAST_ANSWER_S: Final = 180.0  # after the last byte of a put: the owner hashes it, or its program writes the rest
+
+# --- connections of payloads to the outside ---------------------------------------------------------------------------
+MAX_MANIFEST_CHARS: Final = 48 * 1024  # of a demand's 64 KiB
+MAX_OUTBOUND_URLS: Final = 64
+MAX_OUTBOUND_PORTS: Final = 16  # different ones; the agent listens on each
+OUTBOUND_CONNECTIONS: Final = 32  # of one payload at a time; the agent's channels are for commands, too
+OUTBOUND_DIAL_S: Final = 10.0  # each address, and the look-up
+OUTBOUND_PLACES: Final = 4  # addresses of one name that are tried
+OUTBOUND_NAMES: Final = 4_096  # that one payload may look up; a whole web page has a hundred
+OUTBOUND_IDLE_S: Final = 600.0

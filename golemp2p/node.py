@@ -41,6 +41,7 @@ from golemp2p.config import Settings
 from golemp2p.core.agreement import Agreement, AgreementState
 from golemp2p.core.eip712 import Domain
 from golemp2p.core.ids import ActivityId, Address, AgreementId, PeerId
+from golemp2p.core.manifest import OutboundRule, check_whitelist
 from golemp2p.core.peer import address_of
 from golemp2p.errors import NotFoundError, PolicyError, UsageError
 from golemp2p.gsb.files import ServedFiles
@@ -254,7 +255,12 @@ async def _run_services(
     )
     market = MarketService(storage=storage, signer=key, domain=domain, network=network, rpc=rpc, clock=time.time)
     runtimes = make_runtimes(settings, locations)
-    vpn = VpnService(network, rpc, _peer_finder(network, market))
+    vpn = VpnService(
+        network,
+        rpc,
+        _peer_finder(network, market),
+        rule=OutboundRule(check_whitelist(settings.provider.outbound.whitelist)),
+    )
     activity = ActivityService(
         storage=storage,
         rpc=rpc,

@@ -38,8 +38,6 @@ from golemp2p.wire.rest import node as rest
 
 Me = Annotated[Caller, Depends(current_caller)]
 
-# golem-js refuses to talk to a yagna older than 0.15.2; this is the version whose API we serve.
-YAGNA_VERSION: Final = "0.17.3"
 CLI_KEY_NAME: Final = "cli"  # of the commands on the node's machine: it manages the others
 MAX_OFFERS_SHOWN: Final = 1_000
 OFFERS_AT_ONCE: Final = 100
@@ -84,7 +82,7 @@ def _open_routes(router: APIRouter, node: NodeContext) -> None:
     async def version() -> Response:
         stamp = "2026-11-22T00:00:00Z"
         current = {
-            "version": YAGNA_VERSION,
+            "version": rest.YAGNA_VERSION,
             "name": f"golemp2p {__version__}",
             "seen": True,
             "releaseTs": stamp,

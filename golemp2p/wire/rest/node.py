@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
 from golemp2p.core.properties import Properties
 from golemp2p.wire.rest.base import RestModel
 from golemp2p.wire.rest.market import Agreement
+
+# golem-js refuses to talk to a yagna older than 0.15.2; this is the version whose API we serve.
+YAGNA_VERSION: Final = "0.17.3"
 
 
 class Identity(RestModel):

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -34,6 +35,7 @@ EXAMPLES = 4
 AS_DOCUMENTED = [status_code_conformance, content_type_conformance, response_schema_conformance]
 ENDS_WHAT_OTHERS_NEED = ("/terminate", "/cancel", "/reject")
 Ids = Mapping[str, str]
+Case = schemathesis.Case[Any]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def test_the_kept_document_is_the_nodes() -> None:
 @settings(
     max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
-def test_a_node_answers_as_the_document_says(case: schemathesis.Case, contract_net: Net, known: Ids) -> None:
+def test_a_node_answers_as_the_document_says(case: Case, contract_net: Net, known: Ids) -> None:
     _patient_for_a_moment(case)
     _call(case, contract_net)
     ends = case.method == "DELETE" or case.path.endswith(ENDS_WHAT_OTHERS_NEED)
@@ -98,7 +100,7 @@ def test_a_node_answers_as_the_document_says(case: schemathesis.Case, contract_n
         _call(case, contract_net)
 
 
-def _call(case: schemathesis.Case, net: Net) -> None:
+def _call(case: Case, net: Net) -> None:
     response = case.call(
         base_url=str(net.requestor.facts["rest_url"]),
         headers={"Authorization": f"Bearer {net.requestor.app_key}", "Accept": "application/json"},
@@ -108,7 +110,7 @@ def _call(case: schemathesis.Case, net: Net) -> None:
     case.validate_response(response, checks=AS_DOCUMENTED)
 
 
-def _patient_for_a_moment(case: schemathesis.Case) -> None:
+def _patient_for_a_moment(case: Case) -> None:
     """What waits for news would wait for the whole of an invented time."""
     if any(p["name"] == "timeout" for p in case.operation.definition.raw.get("parameters", [])):
         case.query["timeout"] = 0.05
