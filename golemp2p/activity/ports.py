@@ -14,6 +14,7 @@ from golemp2p.core.agreement import Agreement
 from golemp2p.core.ids import AgreementId, PeerId
 from golemp2p.core.vpn import NetworkOrder
 from golemp2p.runtimes.link import GuestLink
+from golemp2p.runtimes.outbound import OutboundPort
 
 PROTOCOL = "/golemp2p/activity/1"
 
@@ -57,6 +58,10 @@ class VpnPort(Protocol):
         orders: Sequence[NetworkOrder],
         connect: Callable[[IPv4Address, int], Awaitable[trio.abc.HalfCloseableStream]],
     ) -> JoinedPort: ...
+
+    def outbound(self, demand: Mapping[str, object]) -> OutboundPort | None:
+        """What the demand's manifest may reach outside; None when it wants nothing. Raises PolicyError, UsageError."""
+        ...
 
 
 class ContentPort(Protocol):

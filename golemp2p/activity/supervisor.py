@@ -41,6 +41,7 @@ from golemp2p.core.receipt import Receipt
 from golemp2p.errors import ConflictError, GolemError, GoneError, NotFoundError, UsageError
 from golemp2p.runtimes.base import Deployment, EndReason, NetworkedInstance, Runtime, RuntimeInstance, Usage
 from golemp2p.runtimes.link import GuestLink
+from golemp2p.runtimes.outbound import OutboundPort
 
 log = structlog.get_logger()
 
@@ -286,6 +287,7 @@ class Supervisor:
         return 0, None, None
 
     async def _deploy(self, batch: Batch, command: Deploy) -> None:
+        outbound = self._outbound()
         links = await self._join_networks(command)
         reference = self._reference()
         if not reference:
@@ -314,6 +316,7 @@ class Supervisor:
                 hostname=command.hostname,
                 networks=links,
                 hosts=dict(command.hosts),
+                outbound=outbound,
             )
         )
         self._watching = trio.CancelScope()
@@ -327,6 +330,13 @@ class Supervisor:
             raise UsageError(f"runtime {self._runtime.id!r} of this provider offers no private networks")
         self._joined = await self._vpn.join(self.agreement.requestor, command.networks, self._connect)
         return self._joined.links
+
+    def _outbound(self) -> OutboundPort | None:
+        """Raises PolicyError, UsageError."""
+        outbound = None if self._vpn is None else self._vpn.outbound(self.agreement.demand)
+        if outbound is not None and not self._can("inet"):
+            raise UsageError(f"runtime {self._runtime.id!r} of this provider lets nothing reach the outside")
+        return outbound
 
     def _leave_networks(self) -> None:
         if self._joined is not None:

@@ -176,7 +176,9 @@ def terms_of(settings: Settings) -> ProviderTerms:
     """The provider section as the agent takes it."""
     from golemp2p.provider import ProviderTerms
 
-    return ProviderTerms(**settings.provider.model_dump(exclude={"runtimes", "http_transfers", "package_substitutes"}))
+    others = {"runtimes", "http_transfers", "package_substitutes", "outbound"}
+    outbound = tuple(settings.provider.outbound.whitelist)
+    return ProviderTerms(**settings.provider.model_dump(exclude=others), outbound=outbound)
 
 
 def _announce(found: dict[str, Any], *, as_json: bool) -> None:

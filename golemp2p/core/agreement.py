@@ -17,6 +17,7 @@ from typing import Final
 from golemp2p.core.eip712 import Struct, Value, keccak256
 from golemp2p.core.ids import Address, AgreementId, PeerId, SubscriptionId
 from golemp2p.core.machine import Machine
+from golemp2p.core.manifest import read_manifest
 from golemp2p.core.peer import address_of
 from golemp2p.core.properties import Properties, number
 from golemp2p.errors import UsageError
@@ -172,4 +173,6 @@ class Agreement:
     @property
     def task_package(self) -> str | None:
         value = self.demand.get("golem.srv.comp.task_package")
+        if value is None and (manifest := read_manifest(self.demand)) is not None:
+            return manifest.package
         return value if isinstance(value, str) else None

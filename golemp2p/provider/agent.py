@@ -12,6 +12,7 @@ import structlog
 
 from golemp2p import limits
 from golemp2p.client import NodeClient
+from golemp2p.core.manifest import OutboundRule
 from golemp2p.core.properties import Properties
 from golemp2p.errors import DeadlineError, GolemError, GoneError, NotFoundError
 from golemp2p.provider.billing import Contract, again, give_up, invoice_id_of, serve_contract
@@ -101,7 +102,8 @@ class Agent:
         if offer not in self._offers:
             return  # withdrawn meanwhile; the requestor is told by the node
         properties, constraints = self._offers[offer]
-        reply = answer(properties, proposal.properties, issuer=proposal.issuer_id, now=time.time())
+        rule = OutboundRule(self._terms.outbound)
+        reply = answer(properties, proposal.properties, issuer=proposal.issuer_id, now=time.time(), outbound=rule)
         if isinstance(reply, Refusal):
             log.info("proposal_refused", issuer=proposal.issuer_id, code=reply.code)
             await self._client.market.reject("offers", offer, proposal.proposal_id, reply.reason())

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from golemp2p.core.agreement import CHOSEN_PLATFORM, platform_of
+from golemp2p.core.manifest import NOTHING_OUTSIDE, OutboundRule, read_manifest
 from golemp2p.core.properties import Properties, number
+from golemp2p.errors import UsageError
 from golemp2p.provider.offer import ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT
 
 EXPIRATION: Final = "golem.srv.comp.expiration"
@@ -34,8 +36,12 @@ class Refusal:
         }
 
 
-def answer(offer: Properties, demand: Properties, *, issuer: str, now: float) -> Properties | Refusal:
+def answer(
+    offer: Properties, demand: Properties, *, issuer: str, now: float, outbound: OutboundRule = NOTHING_OUTSIDE
+) -> Properties | Refusal:
     """Our counter-proposal's properties, or why not. ``issuer``: the address of who made the demand."""
+    if (refusal := _manifest_refusal(demand, outbound)) is not None:
+        return refusal
     expiration = number(demand.get(EXPIRATION))
     if expiration is None:
         return Refusal("NoExpiration", f"the demand has no {EXPIRATION}")
@@ -68,3 +74,14 @@ def answer(offer: Properties, demand: Properties, *, issuer: str, now: float) ->
             return Refusal("TermOutOfRange", f"{name} is {demand[name]!r}; {lowest:g} to {highest:g} is served")
         counter[name] = demand[name]
     return counter
+
+
+def _manifest_refusal(demand: Properties, rule: OutboundRule) -> Refusal | None:
+    try:
+        manifest = read_manifest(demand)
+    except UsageError as exc:
+        return Refusal("BadManifest", str(exc))
+    if manifest is None or manifest.outbound is None:
+        return None
+    reason = rule.refusal(manifest.outbound)
+    return None if reason is None else Refusal("OutboundNotAllowed", reason)

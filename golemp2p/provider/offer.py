@@ -21,6 +21,7 @@ USAGE_VECTOR: Final = ("golem.usage.duration_sec", "golem.usage.cpu_sec")
 ACCEPT_TIMEOUT: Final = "golem.com.payment.debit-notes.accept-timeout?"
 NOTE_INTERVAL: Final = "golem.com.scheme.payu.debit-note.interval-sec?"
 PAYMENT_TIMEOUT: Final = "golem.com.scheme.payu.payment-timeout-sec?"
+CAPABILITIES: Final = "golem.runtime.capabilities"
 GIB: Final = 1024**3
 MEMORY_SHARE: Final = 0.7  # of the machine, for all activities together; the offer's figure is for one
 HOUR_S: Final = 3600.0
@@ -43,6 +44,7 @@ class ProviderTerms:
     debit_note_interval_s: float = 120.0
     accept_timeout_s: float = 240.0
     payment_timeout_s: float = 120.0
+    outbound: tuple[str, ...] = ()  # whitelist of what payloads may reach outside
 
     @property
     def coeffs(self) -> list[float]:
@@ -92,6 +94,9 @@ def offer_properties(
     for account in accounts:
         properties[f"golem.com.payment.platform.{account.platform}.address"] = account.address
     properties.update(runtime.properties)
+    capabilities = properties.get(CAPABILITIES)
+    if isinstance(capabilities, list) and not terms.outbound:  # the runtime could, the owner does not want it
+        properties[CAPABILITIES] = [name for name in capabilities if name != "inet"]
     return properties
 
 

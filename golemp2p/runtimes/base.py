@@ -19,6 +19,7 @@ import trio
 
 from golemp2p.errors import GolemError
 from golemp2p.runtimes.link import GuestLink
+from golemp2p.runtimes.outbound import OutboundPort
 
 
 class RuntimeFailureError(GolemError):
@@ -79,6 +80,7 @@ class Deployment:
     reference: str = ""  # a registry's NAME@sha256:… instead of a package; only for runtimes that offer "pull"
     networks: Sequence[GuestLink] = ()  # eth0, eth1, … of the payload; only for runtimes that offer "vpn"
     hosts: Mapping[str, str] = field(default_factory=dict)  # further names in /etc/hosts
+    outbound: OutboundPort | None = None  # to the outside; only for runtimes that offer "inet"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -19,9 +19,10 @@ import structlog
 import trio
 
 from golemp2p import limits
-from golemp2p.errors import GolemError
+from golemp2p.errors import GolemError, PolicyError
 from golemp2p.runtimes.base import Deployment, Probe, Runtime
 from golemp2p.runtimes.link import GuestLink
+from golemp2p.runtimes.outbound import OutboundPort
 
 log = structlog.get_logger(__name__)
 
@@ -44,25 +45,44 @@ def _runs(pid: str) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-async def probe_with_network(runtime: Runtime, package: bytes, *command: str) -> tuple[Probe, bool]:
-    """As :func:`probe_by_running`, with a network device in the payload; when that fails, once more without.
+async def probe_with_network(runtime: Runtime, package: bytes, *command: str) -> tuple[Probe, list[str]]:
+    """As :func:`probe_by_running`, with a network device in the payload and a way outside; what fails is left out.
 
-    Also whether networks work. ``measured`` has it as ``vpn``.
+    Also which of the capabilities ``vpn`` and ``inet`` the runtime has.
     """
-    link = GuestLink(_TRIAL_ADDRESS, lambda _packet: None)
-    found = await probe_by_running(runtime, package, *command, networks=[link])
-    works = found.works
-    if not works:
-        without = await probe_by_running(runtime, package, *command)
-        if without.works:
-            log.info("runtime_without_networks", runtime=runtime.id, reason=found.reason)
-        found = without
-    measured = {**found.measured, "vpn": float(works)} if found.works else found.measured
-    return replace(found, measured=measured), works
+    found = Probe(False)
+    for capabilities in (["vpn", "inet"], ["vpn"], []):
+        networks = [GuestLink(_TRIAL_ADDRESS, lambda _packet: None)] if "vpn" in capabilities else []
+        outbound = _TrialOutbound() if "inet" in capabilities else None
+        found = await probe_by_running(runtime, package, *command, networks=networks, outbound=outbound)
+        if found.works:
+            measured = {**found.measured, "vpn": float("vpn" in capabilities), "inet": float("inet" in capabilities)}
+            return replace(found, measured=measured), capabilities
+        log.info("runtime_trial_failed", runtime=runtime.id, tried=capabilities, reason=found.reason)
+    return found, []
+
+
+class _TrialOutbound:
+    """A way outside that leads nowhere."""
+
+    ports = (80, 443)
+    routes = (IPv4Network("198.51.100.0/24"),)  # for documentation, too
+    resolver = IPv4Address("198.51.100.1")
+
+    async def dial(self, address: IPv4Address, port: int) -> trio.abc.HalfCloseableStream:
+        raise PolicyError(f"a trial connects to nothing, not even {address}:{port}")
+
+    def answer(self, query: bytes) -> bytes | None:
+        return None
 
 
 async def probe_by_running(
-    runtime: Runtime, package: bytes, *command: str, steps: int = 0, networks: Sequence[GuestLink] = ()
+    runtime: Runtime,
+    package: bytes,
+    *command: str,
+    steps: int = 0,
+    networks: Sequence[GuestLink] = (),
+    outbound: OutboundPort | None = None,
 ) -> Probe:
     """Deploy ``package``, start it, run ``command`` three times: ``start_s`` is until the first one's end, ``run_s``
     the best of the others. A command that prints ``cpu_score=NUMBER`` (millions of xorshift steps a second) has that
@@ -79,7 +99,8 @@ async def probe_by_running(
         try:
             with trio.move_on_after(limits.PROBE_TIMEOUT_S):
                 async with trio.open_nursery() as nursery:
-                    deployment = Deployment(os.urandom(16).hex(), path, sha256, work, nursery, networks=networks)
+                    activity = os.urandom(16).hex()
+                    deployment = Deployment(activity, path, sha256, work, nursery, networks=networks, outbound=outbound)
                     outcome = await _try(runtime, deployment, command, steps)
                     nursery.cancel_scope.cancel()
         except ExceptionGroup as group:  # of the instance's own tasks

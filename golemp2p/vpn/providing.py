@@ -13,11 +13,13 @@ import trio
 
 from golemp2p import limits
 from golemp2p.core.ids import Address, PeerId
+from golemp2p.core.manifest import OutboundRule, read_manifest
 from golemp2p.core.peer import address_of
 from golemp2p.core.vpn import Member, NetworkOrder, parse_ip, parse_node
-from golemp2p.errors import ConflictError, GolemError, NotFoundError, UsageError
+from golemp2p.errors import ConflictError, GolemError, NotFoundError, PolicyError, UsageError
 from golemp2p.net.rpc import Rpc
 from golemp2p.runtimes.link import GuestLink
+from golemp2p.vpn.outbound import OutboundGate, Resolve
 from golemp2p.vpn.segment import NetworkKey, Segment
 from golemp2p.vpn.trunk import Trunks
 from golemp2p.wire.p2p.vpn import NETWORK_PROTOCOL, MemberBody, Members
@@ -41,7 +43,7 @@ class Joined:
 
 
 class Providing:
-    """``segments`` are the node's, shared with its own networks."""
+    """``segments`` are the node's, shared with its own networks. ``rule``: what payloads may reach outside."""
 
     def __init__(
         self,
@@ -50,7 +52,11 @@ class Providing:
         trunks: Trunks,
         segments: MutableMapping[NetworkKey, Segment],
         find_peer: FindPeer,
+        rule: OutboundRule,
+        resolve: Resolve,
     ) -> None:
+        self._rule = rule
+        self._resolve = resolve
         self._me = me
         self._rpc = rpc
         self._trunks = trunks
@@ -99,6 +105,16 @@ class Providing:
             if segment.is_empty and not segment.is_owner:
                 del self._segments[key]
         places.clear()
+
+    def outbound(self, demand: Mapping[str, object]) -> OutboundGate | None:
+        """What the demand's manifest may reach. Raises PolicyError (not by our rule), UsageError (no manifest)."""
+        manifest = read_manifest(demand)
+        if manifest is None or manifest.outbound is None:
+            return None
+        refusal = self._rule.refusal(manifest.outbound)
+        if refusal is not None:
+            raise PolicyError(refusal, hint="its owner allows hosts with provider.outbound.whitelist")
+        return OutboundGate(self._rule, manifest.outbound, resolve=self._resolve)
 
     async def connect(self, key: NetworkKey, ip: IPv4Address, port: int) -> trio.abc.HalfCloseableStream:
         """For the tunnels. Raises NotFoundError, RuntimeFailureError."""

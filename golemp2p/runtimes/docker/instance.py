@@ -159,10 +159,14 @@ class DockerInstance:
 
     async def _connect_networks(self, session: GuestSession) -> None:
         """With networks the agent was started as root with the rights to make them; all of them end here."""
-        if self._deployment.networks:
-            for number, link in enumerate(self._deployment.networks):
-                await session.add_network(number, link, self._deployment.nursery)
-            await session.seal(user=self._machine.user)
+        deployment = self._deployment
+        if not deployment.networks and deployment.outbound is None:
+            return
+        for number, link in enumerate(deployment.networks):
+            await session.add_network(number, link, deployment.nursery)
+        if deployment.outbound is not None:
+            await session.add_outbound(deployment.outbound, deployment.nursery)
+        await session.seal(user=self._machine.user)
 
     async def lost(self) -> str:
         await self._started.wait()

@@ -43,7 +43,7 @@ INSTALL: Final = "install Docker (Debian: apt install docker.io) or podman, or s
 NETWORK_RIGHTS: Final = {
     "cap_add": ["NET_ADMIN", "NET_RAW", "SETUID", "SETGID", "SETPCAP"],
     "devices": ["/dev/net/tun:/dev/net/tun:rw"],
-    "sysctls": {"net.ipv4.ping_group_range": "0 2147483647"},
+    "sysctls": {"net.ipv4.ping_group_range": "0 2147483647", "net.ipv4.ip_unprivileged_port_start": "0"},
 }
 RUNTIME_ISOLATION: Final = (("runsc", "gvisor"), ("gvisor", "gvisor"), ("kata", "microvm"))
 
@@ -76,7 +76,7 @@ class DockerRuntime:
         self._alive: set[str] = set()  # activities
         self._stale = False  # something of ours may be left at the engine
         self._images = EngineImages(settings.pull)
-        self._networks = False  # whether a trial had a network device
+        self._networks: list[str] = []  # capabilities that a trial has found
 
     @property
     def id(self) -> str:
@@ -97,11 +97,11 @@ class DockerRuntime:
         return next((rung for part, rung in RUNTIME_ISOLATION if part in name), "container")
 
     def offer_properties(self) -> Mapping[str, str | float | bool | list[str]]:
-        further = [name for name, has in (("pull", self._settings.pull), ("vpn", self._networks)) if has]
+        further = [*(["pull"] if self._settings.pull else []), *self._networks]
         return {
             "golem.runtime.name": self.name,
             "golem.runtime.version": self.version,
-            "golem.runtime.capabilities": ["oci", "gvmi", "connect", *further],
+            "golem.runtime.capabilities": ["oci", "gvmi", "connect", "manifest-support", *further],
             "golem.!exp.golemp2p.backend": "docker",
             "golem.!exp.golemp2p.isolation": self.isolation,
         }
@@ -176,12 +176,13 @@ class DockerRuntime:
         binds = {str(host): {"bind": guest, "mode": "rw"} for guest, host in volumes.items()}
         binds[str(shared)] = {"bind": AGENT, "mode": "ro"}
         user = await self._user(engine, config)
+        networked = deployment.networks or deployment.outbound is not None
         container = await engine.create(
             image=image["Id"],
             entrypoint=[AGENT],
             command=["serve"],
             hostname=deployment.hostname or "golem",
-            user="0:0" if deployment.networks else user,  # the agent becomes that user when the devices are made
+            user="0:0" if networked else user,  # the agent becomes that user when the devices are made
             working_dir=config.get("WorkingDir") or "/",  # made by the engine where the image has it not
             environment={},
             stdin_open=True,
@@ -224,8 +225,11 @@ class DockerRuntime:
         }
         if names := host_names(deployment.hostname, deployment.hosts, deployment.networks):
             host["extra_hosts"] = names
-        if deployment.networks:
+        if deployment.networks or deployment.outbound is not None:
             host |= NETWORK_RIGHTS
+        if deployment.outbound is not None:
+            host["dns"] = [str(deployment.outbound.resolver)]
+            host["dns_search"] = ["."]  # none: the host's own is nobody's business
         if self._settings.read_only_root:
             host["tmpfs"] = {"/tmp": "", "/run": ""}  # noqa: S108 - in the container
         if agreed.cpus is not None:

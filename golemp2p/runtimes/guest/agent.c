@@ -11,6 +11,7 @@
  * The host is trusted, the payload is not: we cannot be traced (not dumpable), and as PID 1 not killed by it.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -62,7 +63,8 @@
 
 enum { /* host to agent */
     H_HELLO = 1, H_SETUP, H_EXEC, H_KILL, H_CREDIT, H_DATA, H_END, H_CLOSE, H_PUT, H_GET, H_MKDIR, H_SYMLINK, H_LIST,
-    H_STAT, H_CONNECT, H_USAGE, H_SHUTDOWN, H_PART, H_NET, H_SEAL
+    H_STAT, H_CONNECT, H_USAGE, H_SHUTDOWN, H_PART, H_NET, H_SEAL,
+    H_OUTBOUND, H_ACCEPT
 };
 enum { /* agent to host */
     A_HELLO = 64, A_OK, A_ERROR, A_STDOUT, A_STDERR, A_DATA, A_END, A_EXITED, A_CREDIT
@@ -78,7 +80,7 @@ typedef uint64_t u64;
 
 /* ---- channels ------------------------------------------------------------------------------------------------ */
 
-enum { RUN, PUT, GET, LIST, CONNECT, NET };
+enum { RUN, PUT, GET, LIST, CONNECT, NET, OUTBOUND };
 
 struct channel {
     struct channel *next;
@@ -773,6 +775,9 @@ static void on_socket(struct channel *c, short events)
 #include "machine.h"
 #include "network.h"
 
+static void want(int fd, short events, struct channel *c, int part);
+#include "outbound.h"
+
 /* ---- the loop -------------------------------------------------------------------------------------------------- */
 
 static void on_usage(u32 id)
@@ -830,6 +835,7 @@ static void on_channel(u8 kind, u32 id, u8 *body, size_t size)
     } else if (kind == H_DATA && c->kind == PUT) put_data(c, body, size);
     else if (kind == H_DATA && c->kind == CONNECT) socket_data(c, body, size);
     else if (kind == H_DATA && c->kind == NET) packet_in(c, body, size);
+    else if (kind == H_DATA && c->kind == OUTBOUND) outbound_word(body, size);
     else if (kind == H_END && c->kind == PUT) put_end(c);
     else if (kind == H_END && c->kind == CONNECT && !c->ending) c->ending = 1;
     else if (kind == H_CLOSE && c->kind == RUN) c->kill = c->discard = 1;
@@ -878,6 +884,8 @@ static void on_frame(u8 kind, u32 id, u8 *body, size_t size)
     case H_USAGE: return on_usage(id);
     case H_NET: return on_net(id, &r);
     case H_SEAL: return on_seal(id, &r);
+    case H_OUTBOUND: return on_outbound(id, &r);
+    case H_ACCEPT: return on_accept(id, &r);
     case H_SHUTDOWN:
         send_ok(id);
         g_stop = 1;
@@ -1023,6 +1031,8 @@ static int what_to_poll(int signals)
             if (!c->connecting && !c->read_closed && may_send(c) && may_queue) events |= POLLIN;
             if (events) want(c->fd, events, c, 0);
             busy |= c->ending == 1 && c->to == c->from && !c->connecting;
+        } else if (c->kind == OUTBOUND) {
+            if (may_send(c) && may_queue) outbound_wants(c);
         } else if (c->kind == NET) {
             if (may_send_packet(c) && may_queue) want(c->fd, POLLIN, c, 0);
         } else if ((c->kind == GET && may_send(c)) || (c->kind == LIST && c->credit >= BODY_MAX)) busy |= may_queue;
@@ -1048,6 +1058,7 @@ static void turn(int signals)
         if (!g_polls[i].revents || !still_there(c)) continue;
         if (c->kind == CONNECT) on_socket(c, g_polls[i].revents);
         else if (c->kind == NET) packets_out(c);
+        else if (c->kind == OUTBOUND) on_outbound_ready(c, part);
         else if (part == 2) on_status(c);
         else if (c->pipe[part] >= 0 && (c->told || c->discard || (c->exited && !c->left[part]) ||
                                         (may_send(c) && out_used() < OUT_DATA_MARK)))

@@ -44,6 +44,8 @@ class Ask(IntEnum):
     PART = 18
     NET = 19
     SEAL = 20
+    OUTBOUND = 21
+    ACCEPT = 22
 
 
 class Tell(IntEnum):

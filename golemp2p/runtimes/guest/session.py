@@ -23,10 +23,12 @@ from golemp2p.runtimes.base import OutputSink, RuntimeFailureError
 from golemp2p.runtimes.guest import protocol
 from golemp2p.runtimes.guest.channel import Channel, ChannelStream
 from golemp2p.runtimes.guest.files import SessionFiles
+from golemp2p.runtimes.guest.outgoing import Outgoing
 from golemp2p.runtimes.guest.protocol import Ask, Fields, Frame, FrameDecoder, GuestProtocolError, Tell, text, texts
 from golemp2p.runtimes.guest.protocol import u32 as _u32
 from golemp2p.runtimes.guest.protocol import u64 as _u64
 from golemp2p.runtimes.link import GuestLink
+from golemp2p.runtimes.outbound import OutboundPort
 
 log = structlog.get_logger()
 
@@ -183,6 +185,22 @@ class GuestSession:
             raise RuntimeFailureError(answer.message)
         nursery.start_soon(self._packets_from_guest, channel, link)
         nursery.start_soon(self._packets_to_guest, channel, link)
+
+    async def add_outbound(self, outbound: OutboundPort, nursery: trio.Nursery) -> None:
+        """The payload's connections to the outside come to ``outbound``. As :meth:`add_network`."""
+        channel = self.open_channel(limits.GUEST_WINDOW_BYTES)
+        routes = [number for route in outbound.routes for number in (int(route.network_address), route.prefixlen)]
+        body = _u32(channel.window_bytes, int(outbound.resolver), len(outbound.ports), *outbound.ports)
+        try:
+            await self.request(channel, Ask.OUTBOUND, body + _u32(len(routes) // 2, *routes))
+            answer = await channel.answer()
+        except BaseException:
+            self.abandon(channel)
+            raise
+        if isinstance(answer, protocol.Refusal):
+            self.abandon(channel)
+            raise RuntimeFailureError(f"no connections to the outside: {answer.message}")
+        nursery.start_soon(Outgoing(self, channel, outbound).run)
 
     async def seal(self, *, user: str = "", hosts: Sequence[str] = ()) -> None:
         """After the networks, before any run: the agent gives up the right to change networks, for good.

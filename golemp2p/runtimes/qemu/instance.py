@@ -73,6 +73,8 @@ class QemuInstance:
         for number, link in enumerate(self._deployment.networks):
             await session.add_network(number, link, self._deployment.nursery)
         deployment = self._deployment
+        if deployment.outbound is not None:
+            await session.add_outbound(deployment.outbound, deployment.nursery)
         names = host_names(deployment.hostname, deployment.hosts, deployment.networks)
         await session.seal(hosts=[f"{address}\t{name}" for name, address in names.items()])
         self._files = session.files(self._volumes, spool_dir=self._deployment.work_dir)

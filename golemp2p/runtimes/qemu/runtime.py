@@ -41,7 +41,7 @@ class QemuRuntime:
         self._leftovers = Leftovers(self._cache_dir / "running")
         self._ready: tuple[Boot, str] | None = None
         self._readying = trio.Lock()
-        self._networks = False  # whether a trial had a network device
+        self._networks: list[str] = []  # capabilities that a trial has found
 
     @property
     def id(self) -> str:
@@ -59,7 +59,7 @@ class QemuRuntime:
         return {
             "golem.runtime.name": self.name,
             "golem.runtime.version": self.version,
-            "golem.runtime.capabilities": ["oci", "gvmi", "connect", *(["vpn"] if self._networks else [])],
+            "golem.runtime.capabilities": ["oci", "gvmi", "connect", "manifest-support", *self._networks],
             "golem.!exp.golemp2p.backend": "qemu",
             "golem.!exp.golemp2p.isolation": "microvm",
         }

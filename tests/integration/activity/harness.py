@@ -16,6 +16,7 @@ from golemp2p.activity.receipts import Notary
 from golemp2p.activity.service import ActivityService
 from golemp2p.core.agreement import Agreement, AgreementState, Role
 from golemp2p.core.ids import Address, AgreementId, PeerId, SubscriptionId, new_agreement_id
+from golemp2p.core.manifest import OutboundRule
 from golemp2p.core.peer import address_of
 from golemp2p.core.properties import Properties
 from golemp2p.errors import NotFoundError
@@ -27,6 +28,7 @@ from golemp2p.runtimes.base import Runtime
 from golemp2p.runtimes.wasm.runtime import WasmRuntime
 from golemp2p.storage.content import Content, ContentStore
 from golemp2p.storage.engine import Storage, open_storage
+from golemp2p.vpn.outbound import Resolve, look_up
 from golemp2p.vpn.service import VpnService
 
 USAGE = ["golem.usage.duration_sec", "golem.usage.cpu_sec", "golem.usage.fuel"]
@@ -105,6 +107,8 @@ async def open_node(
     agreements: dict[AgreementId, Agreement] | None = None,
     configure: Callable[[ActivityService], None] = lambda _: None,
     notary: Notary | None = None,
+    outbound: tuple[str, ...] = (),
+    resolve: Resolve = look_up,
 ) -> AsyncIterator[Node]:
     key = key or NodeKey.generate()
     known = {} if agreements is None else agreements
@@ -120,7 +124,8 @@ async def open_node(
         data = DataService(network, content)
         data.serve()
         rpc = Rpc(network)
-        vpn = VpnService(network, rpc, lambda address: _peer_of(network, address))
+        rule = OutboundRule(outbound)
+        vpn = VpnService(network, rpc, lambda address: _peer_of(network, address), rule=rule, resolve=resolve)
         service = ActivityService(
             storage=storage,
             rpc=rpc,
