@@ -94,6 +94,7 @@ class Session:
 
         url = self._url.replace("http", "ws", 1).rstrip("/") + _PATH
         try:
+            # Entered here, left by close(): a connection outlives this call.
             return connect(
                 url,
                 additional_headers={"Authorization": f"Bearer {self._app_key}"},
@@ -103,7 +104,7 @@ class Session:
                 close_timeout=1.0,
                 ping_interval=None,
                 proxy=None,
-            )
+            ).__enter__()
         except InvalidStatus as exc:
             if exc.response.status_code in (401, 403):
                 raise PolicyError(

@@ -20,6 +20,7 @@ from golemp2p.wire import gsb as wire
 log = structlog.get_logger(__name__)
 _NAME: Final = re.compile(r"/[\x21-\x7e]+")
 REPLACED: Final = "another socket took over this service"
+DELETED: Final = "the service was deleted"
 
 
 @dataclass(eq=False)
@@ -43,6 +44,9 @@ class Service:
 
     def attach(self, channel: Channel) -> None:
         """``channel`` serves it from now on; an older one is closed, and what can be is asked again."""
+        if self.unbound:  # while the socket was being opened
+            channel.close(DELETED)
+            return
         if self.channel is not None:
             self.channel.close(REPLACED, policy=True)
         self.channel = channel
@@ -56,7 +60,7 @@ class Service:
     def end(self) -> None:
         self.unbound = True
         if self.channel is not None and not self.shared:
-            self.channel.close("the service was deleted")
+            self.channel.close(DELETED)
         self._changed()
 
     async def call(self, component: str, payload: Mapping[str, Any], *, repeatable: bool) -> wire.Value:

@@ -114,7 +114,7 @@ class Storage:
             subprotocols=[gsb.SUBPROTOCOL],  # type: ignore[list-item] # a NewType of str
             max_size=None,
             proxy=None,
-        )
+        ).__enter__()
         assert found.subprotocol == gsb.SUBPROTOCOL
         self._sockets.append(found)
         return found
