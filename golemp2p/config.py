@@ -39,12 +39,14 @@ class NetSection(Section):
 
 class RestSection(Section):
     """The REST API binds to loopback. ``allowed_hosts`` are further names in the Host header that are served;
-    ``allowed_origins``: web pages that may call with any app-key they have ("*": all), besides each key's own list.
+    ``allowed_origins``: web pages that may call with any app-key they have ("*": all), besides each key's own list;
+    ``agent_silence_s``: an agreement whose agent is silent for so long is ended (default: its own accept timeout).
     """
 
     listen: str = "127.0.0.1:7465"
     allowed_hosts: list[str] = []
     allowed_origins: list[str] = []
+    agent_silence_s: Annotated[float, Field(gt=0)] | None = None
 
 
 class ChainSection(Section):

@@ -394,3 +394,9 @@ OUTBOUND_DIAL_S: Final = 10.0  # each address, and the look-up
 OUTBOUND_PLACES: Final = 4  # addresses of one name that are tried
 OUTBOUND_NAMES: Final = 4_096  # that one payload may look up; a whole web page has a hundred
 OUTBOUND_IDLE_S: Final = 600.0
+
+# --- agents that went away --------------------------------------------------------------------------------------------
+AGENT_SILENCE_S: Final = 240.0  # where no accept timeout was agreed: as long as Golem's providers wait
+MIN_AGENT_SILENCE_S: Final = 60.0  # whatever was agreed: programs retry for some seconds when they cannot reach us
+AGENT_CHECK_S: Final = 5.0
+MAX_PRESENCES: Final = 10_000  # keys remembered; a program has about ten for each agreement

@@ -58,6 +58,7 @@ class LocalNetOptions:
     rest: str = "127.0.0.1:0"  # of the requestor
     origins: tuple[str, ...] = ()  # of web pages that may call the requestor's node
     images: Mapping[str, str] = field(default_factory=dict)  # tag or hash that programs ask for -> image or file here
+    agent_silence_s: float | None = None  # as of setting rest.agent_silence_s
     directory: Path | None = None  # kept; None is a temporary one
     provider: Mapping[str, Any] = field(default_factory=dict)
     payment: Mapping[str, Any] = field(default_factory=dict)
@@ -170,7 +171,7 @@ def _write_config(
             "listen": ["/ip4/127.0.0.1/tcp/0"],
             "bootstrap": list(bootstrap),
         },
-        "rest": {"listen": options.rest, "allowed_origins": [*options.origins]} if first else {"listen": "127.0.0.1:0"},
+        "rest": _rest(options) if first else {"listen": "127.0.0.1:0"},
         "payment": {
             "networks": [
                 {
@@ -198,6 +199,12 @@ def _write_config(
         "log": {"format": "json"},
     }
     _write_private(node.where.config, tomli_w.dumps(config))
+
+
+def _rest(options: LocalNetOptions) -> dict[str, Any]:
+    """Of the requestor."""
+    silence = {} if options.agent_silence_s is None else {"agent_silence_s": options.agent_silence_s}
+    return {"listen": options.rest, "allowed_origins": [*options.origins], **silence}
 
 
 def _image(reference: str) -> Path:

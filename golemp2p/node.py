@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -21,6 +22,7 @@ import trio
 from fastapi import FastAPI
 
 from golemp2p import __version__
+from golemp2p.abandoned import end_abandoned
 from golemp2p.activity.http import HttpTransfers
 from golemp2p.activity.receipts import Notary
 from golemp2p.activity.service import ActivityService
@@ -36,6 +38,7 @@ from golemp2p.api import scans as scans_api
 from golemp2p.api import unsupported as unsupported_api
 from golemp2p.api.app import make_app
 from golemp2p.api.auth import AppKey, AppKeys
+from golemp2p.api.presence import Presence
 from golemp2p.api.server import serve_rest
 from golemp2p.config import Settings
 from golemp2p.core.agreement import Agreement, AgreementState
@@ -250,9 +253,7 @@ async def _run_services(
     rpc = Rpc(network)
     content = ContentStore(locations.content)
     services = Services()
-    data = DataService(
-        network, content, ServedFiles(services, lambda peer: activity.requestor.works_for_us(peer))
-    )
+    data = DataService(network, content, ServedFiles(services, lambda peer: activity.requestor.works_for_us(peer)))
     market = MarketService(storage=storage, signer=key, domain=domain, network=network, rpc=rpc, clock=time.time)
     runtimes = make_runtimes(settings, locations)
     vpn = VpnService(
@@ -302,6 +303,7 @@ async def _run_services(
         started_at=time.time(),
     )
     announce = data.sharing.announce_content
+    presence = Presence(time.time)
     registry = images_api.Registry(locations.images, content, settings.registry.aliases, announce)
     app = make_app(
         [
@@ -319,6 +321,7 @@ async def _run_services(
         keys=keys,
         address=key.address,
         allowed_hosts=frozenset(settings.rest.allowed_hosts),
+        presence=presence,
     )
     node = Node(settings, key, network, market, activity, payment, storage, app, keys, rest_url, app_key)
     async with trio.open_nursery() as nursery:
@@ -330,6 +333,10 @@ async def _run_services(
         await nursery.start(vpn.run)
         await nursery.start(activity.run)
         await nursery.start(payment.run)
+        silence_s = settings.rest.agent_silence_s
+        nursery.start_soon(
+            partial(end_abandoned, market.agreements, activity, presence, silence_s=silence_s, clock=time.time)
+        )
         await nursery.start(serve_rest, app, rest_socket)
         facts = facts_of(node)
         _write_private(locations, "running", json.dumps(facts))

@@ -110,6 +110,10 @@ class RequestorActivities:
         """The mirror, if this node is the requestor and remembers it."""
         return self._activities.get(activity_id)
 
+    def of_agreement(self, agreement_id: AgreementId) -> list[RemoteActivity]:
+        """Those that live or ended lately."""
+        return [activity for activity in self._activities.values() if activity.agreement.id == agreement_id]
+
     def works_for_us(self, peer: PeerId) -> bool:
         """Whether ``peer`` runs an activity of ours now."""
         return any(

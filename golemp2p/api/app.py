@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from golemp2p import __version__, errors
 from golemp2p.api import openapi
 from golemp2p.api.auth import AppKeys, Guard
+from golemp2p.api.presence import Presence
 from golemp2p.core.ids import Address
 
 log = structlog.get_logger("golemp2p.api")
@@ -70,7 +71,12 @@ async def _gone_client(_request: Request, _error: Exception) -> Response:
 
 
 def make_app(
-    routers: Sequence[APIRouter], *, keys: AppKeys, address: Address, allowed_hosts: frozenset[str] = frozenset()
+    routers: Sequence[APIRouter],
+    *,
+    keys: AppKeys,
+    address: Address,
+    allowed_hosts: frozenset[str] = frozenset(),
+    presence: Presence | None = None,
 ) -> FastAPI:
     # The page's scripts come from this node, not from somebody's CDN: the app-key is typed into that page.
     app: FastAPI = FastAPIOffline(
@@ -88,5 +94,5 @@ def make_app(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _gone_client)
     app.add_exception_handler(Exception, _bug)
-    app.add_middleware(Guard, keys=keys, address=address, allowed_hosts=allowed_hosts)
+    app.add_middleware(Guard, keys=keys, address=address, allowed_hosts=allowed_hosts, presence=presence)
     return app

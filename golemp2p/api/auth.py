@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,6 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from golemp2p import limits
+from golemp2p.api.presence import Presence
 from golemp2p.core.ids import Address
 
 OPEN_PATHS: Final = frozenset({"/version/get", "/healthz", "/metrics", "/docs", "/openapi.json"})
@@ -90,8 +92,17 @@ async def current_caller(request: Request) -> Caller:
 class Guard:
     """ASGI middleware: Host check, Origin check and CORS, app-key. Pure ASGI, so that streams stay streams."""
 
-    def __init__(self, app: ASGIApp, *, keys: AppKeys, address: Address, allowed_hosts: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: AppKeys,
+        address: Address,
+        allowed_hosts: frozenset[str],
+        presence: Presence | None = None,
+    ) -> None:
         self._app = app
+        self._presence = presence or Presence(time.time)
         self._keys = keys
         self._address = address
         self._hosts = allowed_hosts | LOOPBACK
@@ -129,7 +140,8 @@ class Guard:
                 await _refuse(scope, receive, send, 413, _TOO_LARGE)
                 return
             receive = _limited(receive)
-        await self._app(scope, receive, send)
+        with self._presence.call(scope["path"], scope.get("query_string", b"").decode("latin-1")):
+            await self._app(scope, receive, send)
 
     async def _preflight(
         self, origin: str, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send

@@ -125,6 +125,10 @@ class Agreements:
             raise NotFoundError(f"agreement {agreement_id} is unknown")
         return found
 
+    def approved(self, role: Role) -> list[Agreement]:
+        """Those in which we are ``role`` and that go on."""
+        return [a for a in self._known.values() if a.state is _S.APPROVED and a.role is role]
+
     async def all(self, states: Sequence[AgreementState] | None = None) -> Sequence[Agreement]:
         return await self._storage.run(lambda c: rows.list_agreements(c, states))
 

@@ -125,14 +125,14 @@ class Negotiation:
         proposal = self._proposals.get(proposal_id)
         if proposal is None or proposal.subscription != subscription_id:
             raise NotFoundError(
-                f"proposal {proposal_id} of {subscription_id} is unknown", hint="proposals end with their offer or demand, or an hour later"
+                f"proposal {proposal_id} of {subscription_id} is unknown", hint="proposals end with their offer, or after an hour"
             )
         return proposal
 
     def find(self, proposal_id: ProposalId) -> Proposal:
         proposal = self._proposals.get(proposal_id)
         if proposal is None:
-            raise NotFoundError(f"proposal {proposal_id} is unknown", hint="proposals end with their offer or demand, or an hour later")
+            raise NotFoundError(f"proposal {proposal_id} is unknown", hint="proposals end with their offer, or after an hour")
         return proposal
 
     def find_key(self, key: str, peer: PeerId) -> Proposal:

@@ -1,0 +1,63 @@
+"""Agreements whose requestor agent has gone: the node ends them after the silence that both sides agreed on.
+
+The agent had promised to accept debit notes within the accept timeout. When for that long nobody has called about an
+agreement, its activities, its demand or its session, the agreement is terminated; its activities end with it, the
+invoice comes, and the payment service answers it within the agent's budget or leaves it visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import structlog
+import trio
+
+from golemp2p import limits
+from golemp2p.activity.service import ActivityService
+from golemp2p.api.presence import Presence, activity_key, agreement_key, demand_key, session_key
+from golemp2p.core.agreement import Agreement, Role
+from golemp2p.core.properties import number
+from golemp2p.errors import GolemError
+from golemp2p.market.agreements import Agreements
+
+log = structlog.get_logger("golemp2p.node")
+
+ACCEPT_TIMEOUT = "golem.com.payment.debit-notes.accept-timeout?"
+REASON = {"message": "the requestor's program is gone", "golem.requestor.code": "AgentSilent"}
+
+
+def allowed_silence_s(agreement: Agreement) -> float:
+    """The accept timeout: of the demand, else of the offer, else ours; never less than a slow program needs."""
+    for properties in (agreement.demand, agreement.offer):
+        agreed = number(properties.get(ACCEPT_TIMEOUT))
+        if agreed is not None:
+            return max(agreed, limits.MIN_AGENT_SILENCE_S)
+    return limits.AGENT_SILENCE_S
+
+
+async def end_abandoned(
+    agreements: Agreements,
+    activity: ActivityService,
+    presence: Presence,
+    *,
+    silence_s: float | None = None,
+    clock: Callable[[], float],
+) -> NoReturn:
+    """For ever. ``silence_s``: for all agreements, instead of what each of them says."""
+    while True:
+        for agreement in agreements.approved(Role.REQUESTOR):
+            since = agreement.approved_at or agreement.created_at
+            allowed_s = silence_s or allowed_silence_s(agreement)
+            if clock() - since <= allowed_s:
+                continue
+            keys = [agreement_key(agreement.id), demand_key(agreement.demand_id), session_key(agreement.session_id)]
+            keys += [activity_key(a.id) for a in activity.requestor.of_agreement(agreement.id)]
+            silent_s = presence.silent_s(keys, since=since)
+            if silent_s > allowed_s:
+                log.warning("agent_silent", agreement_id=agreement.id, silent_s=round(silent_s, 1))
+                try:
+                    await agreements.terminate(agreement.id, REASON)
+                except GolemError as exc:  # it has just ended by itself
+                    log.info("agreement_not_terminated", agreement_id=agreement.id, error=str(exc))
+        await trio.sleep(min(limits.AGENT_CHECK_S, (silence_s or limits.AGENT_CHECK_S) / 4))

@@ -1,0 +1,78 @@
+"""Whether an agent still cares: every call names an agreement, an activity, a demand, or asks for a session's events.
+
+A program that was killed calls no more. yapapi, golem-core and golem-js ask for events all the time, so the silence of
+a session, and of all that belongs to an agreement, means that nobody will ever accept or end anything there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import parse_qs
+
+from golemp2p import limits
+
+_NAMED: Final = re.compile(r"/(agreements|activity|demands)/([^/]+)")
+_EVENTS: Final = re.compile(r"/(agreementEvents|invoiceEvents|debitNoteEvents)$")
+
+
+def agreement_key(agreement_id: str) -> str:
+    return f"agreements:{agreement_id}"
+
+
+def activity_key(activity_id: str) -> str:
+    return f"activity:{activity_id}"
+
+
+def demand_key(demand_id: str) -> str:
+    return f"demands:{demand_id}"
+
+
+def session_key(session_id: str | None) -> str:
+    """Of those who ask for events with this appSessionId; None: of those who give none, yapapi for one."""
+    return f"session:{session_id or ''}"
+
+
+def keys_of(path: str, query: str) -> list[str]:
+    """What a call is about."""
+    if _EVENTS.search(path):
+        return [session_key(parse_qs(query).get("appSessionId", [""])[0])]
+    return [f"{kind}:{name}" for kind, name in _NAMED.findall(path)]
+
+
+class Presence:
+    """When each of the keys was last in use. A call that is under way counts as now."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._began = clock()  # after a restart nobody has been silent yet
+        self._last: dict[str, float] = {}  # the longest unused first
+        self._under_way: dict[str, int] = {}
+
+    @contextmanager
+    def call(self, path: str, query: str) -> Iterator[None]:
+        keys = keys_of(path, query)
+        for key in keys:
+            self._under_way[key] = self._under_way.get(key, 0) + 1
+        try:
+            yield
+        finally:
+            for key in keys:
+                self._under_way[key] -= 1
+                if not self._under_way[key]:
+                    del self._under_way[key]
+                self._last.pop(key, None)
+                self._last[key] = self._clock()
+            while len(self._last) > limits.MAX_PRESENCES:
+                del self._last[next(iter(self._last))]
+
+    def silent_s(self, keys: Iterable[str], *, since: float) -> float:
+        """For how long nobody has called about any of ``keys``, counted from ``since`` or our start at the earliest."""
+        latest = max(since, self._began)
+        for key in keys:
+            if key in self._under_way:
+                return 0.0
+            latest = max(latest, self._last.get(key, 0.0))
+        return self._clock() - latest
