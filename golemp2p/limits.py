@@ -365,6 +365,8 @@ MONITOR_LOOK_S: Final = 1.0  # between two looks at the activities for GET /_mon
 REGISTRY_TIMEOUT_S: Final = 60.0  # an image is read once for its hash, and copied: 100 MB take a second
 MAX_REGISTRY_HASHES: Final = 1_000  # of image files, remembered
 MAX_IMAGE_NAME_CHARS: Final = 256
+POLL_LOOK_S: Final = 10.0  # without news the database is asked again so often, in case that news got lost
+MAX_POLL_QUESTIONS: Final = 1_000  # remembered to have no answer
 MAX_SHOWN_AGREEMENTS: Final = 256  # whose JSON is kept; about 5 kB each
 
 # --- gsb: programs that serve files through this node -----------------------------------------------------------------

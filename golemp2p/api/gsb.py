@@ -8,12 +8,13 @@ from typing import Annotated
 import structlog
 import trio
 from fastapi import APIRouter, Depends
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from golemp2p import limits
 from golemp2p.api.app import status_of
 from golemp2p.api.auth import Caller, current_caller
+from golemp2p.api.openapi import NULL, answers
 from golemp2p.errors import GolemError, PolicyError, RemoteProtocolError, UsageError
 from golemp2p.gsb.channel import Channel
 from golemp2p.gsb.services import Service, Services
@@ -32,12 +33,13 @@ def make_router(services: Services) -> APIRouter:
     router = APIRouter(tags=["gsb"])
 
     @router.post("/gsb-api/v1/services", status_code=201)
-    async def post_service(new: NewService, me: Me) -> ServiceBody:
+    async def post_service(new: NewService, me: Me, response: Response) -> ServiceBody:
         """Bind a name. Then connect to ``/gsb-api/v1/services/{servicesId}`` and answer what is asked there."""
         service = services.bind(new.listen.on, new.listen.components, owner=me.key_name)
+        response.headers["Location"] = f"/{service.services_id}"
         return ServiceBody(listen=new.listen, services_id=service.services_id)
 
-    @router.delete("/gsb-api/v1/services/{services_id}")
+    @router.delete("/gsb-api/v1/services/{services_id}", response_model=None, responses=answers(404, ok={200: NULL}))
     async def delete_service(services_id: str, me: Me) -> None:
         """Its socket is closed."""
         services.unbind(services.find(services_id, me.key_name))

@@ -319,7 +319,7 @@ class Agreements:
                 await self._stored.wait()
             return found
 
-        return await self._news.poll(fetch, timeout_s)
+        return await self._news.poll(fetch, timeout_s, question=(after_us, session_id))
 
     def verify(self, agreement: Agreement) -> dict[str, bool]:
         """Both signatures, from the stored bytes alone."""

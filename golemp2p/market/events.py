@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 import trio
@@ -19,18 +20,29 @@ class Notifier:
 
     def __init__(self) -> None:
         self._event = trio.Event()
+        self._empty: dict[Hashable, float] = {}  # questions without an answer since the last news, and when
 
     def notify(self) -> None:
         self._event.set()
         self._event = trio.Event()
+        self._empty.clear()
 
-    async def poll(self, fetch: Callable[[], Awaitable[list[T]]], timeout_s: float) -> list[T]:
-        """What ``fetch`` gives as soon as it is not empty, else [] at the deadline."""
+    async def poll(
+        self, fetch: Callable[[], Awaitable[list[T]]], timeout_s: float, question: Hashable = None
+    ) -> list[T]:
+        """What ``fetch`` gives as soon as it is not empty, else [] at the deadline.
+
+        ``question``: polls with the same one ask the same; agents renew theirs every few seconds, and a look into the
+        database costs more than the rest of a poll.
+        """
         deadline = trio.current_time() + min(timeout_s, limits.MAX_LONG_POLL_S)
         while True:
             event = self._event  # before the look, so that news in between is not missed
-            if found := await fetch():  # outside the deadline: also a poll without patience looks once
-                return found
+            if question is None or trio.current_time() - self._empty.get(question, -math.inf) > limits.POLL_LOOK_S:
+                if found := await fetch():  # outside the deadline: also a poll without patience looks once
+                    return found
+                if question is not None and event is self._event and len(self._empty) < limits.MAX_POLL_QUESTIONS:
+                    self._empty[question] = trio.current_time()
             with trio.move_on_at(deadline):
                 await event.wait()
             if not event.is_set():

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -184,16 +184,23 @@ class PaymentService:
 
         return await self._wait_for(look, timeout_s)
 
-    async def _wait_for(self, look: Callable[[Connection], list[R]], timeout_s: float) -> list[R]:
-        """What ``look`` finds: at once, or when there is something, or [] at the end of the time."""
+    async def _wait_for(
+        self, look: Callable[[Connection], list[R]], timeout_s: float, question: Hashable = None
+    ) -> list[R]:
+        """What ``look`` finds: at once, or when there is something, or [] at the end of the time.
+
+        ``question``: what others who ask the same have too; without news since the last look there is no other one.
+        """
         context = self._context
         with trio.move_on_after(min(timeout_s, limits.MAX_LONG_POLL_S)):
             while True:
                 news = context.events.next()
-                with trio.CancelScope(shield=True):  # one look even with no time to wait
-                    found = await context.storage.run(look)
-                if found:
-                    return found
+                if question is None or context.events.may_answer(question):
+                    with trio.CancelScope(shield=True):  # one look even with no time to wait
+                        found = await context.storage.run(look)
+                    if found:
+                        return found
+                    context.events.had_no_answer(question, news)
                 await news.wait()
         return []
 
@@ -212,6 +219,7 @@ class PaymentService:
         return await self._wait_for(
             lambda c: repo.find_events(c, kind, after_us=after_us, limit=limit, session_id=session_id, types=wanted),
             timeout_s,
+            question=(kind, after_us, session_id, *sorted(wanted.items())),
         )
 
     # --- other nodes ----------------------------------------------------------------------------------------------
