@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,6 +45,7 @@ class News:
 
     def __init__(self) -> None:
         self._event = trio.Event()
+        self._empty: dict[Hashable, float] = {}  # questions without an answer since the last news, and when
 
     def next(self) -> trio.Event:
         return self._event
@@ -51,6 +53,16 @@ class News:
     def tell(self) -> None:
         self._event.set()
         self._event = trio.Event()
+        self._empty.clear()
+
+    def may_answer(self, question: Hashable) -> bool:
+        """Whether a look may find more than the last one for this question. After POLL_LOOK_S it always may."""
+        return trio.current_time() - self._empty.get(question, -math.inf) > limits.POLL_LOOK_S
+
+    def had_no_answer(self, question: Hashable, news: trio.Event) -> None:
+        """``news``: :meth:`next` from before the look."""
+        if question is not None and news is self._event and len(self._empty) < limits.MAX_POLL_QUESTIONS:
+            self._empty[question] = trio.current_time()
 
 
 @dataclass(frozen=True)
