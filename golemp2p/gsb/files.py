@@ -66,7 +66,11 @@ class ServedFile:
                 if chunk.error is not None:
                     failure = chunk.error
                     break
-                await take(chunk.content)
+                try:
+                    await take(chunk.content)
+                except GolemError as exc:
+                    failure = exc
+                    break
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
