@@ -36,6 +36,7 @@ from golemp2p.locations import Locations
 from golemp2p.provider.offer import MEMORY_SHARE, machine_memory_gib
 
 ACTIVITIES: Final = 2  # at a time, of each provider
+STORAGE_GIB: Final = 8.0  # a promise that costs nothing until it is used; examples of Golem's clients ask for 2 to 4
 READY_TIMEOUT_S: Final = 60.0  # a node on a busy two-core machine takes about 3 s
 OFFERS_TIMEOUT_S: Final = 30.0
 CHECK_INTERVAL_S: Final = 0.05
@@ -190,6 +191,7 @@ def _write_config(
             "runtimes": list(options.runtimes),
             # All providers share this machine: together they must not promise more than it has.
             "memory_gib": round(machine_memory_gib() * MEMORY_SHARE / (options.providers * ACTIVITIES), 3),
+            "storage_gib": STORAGE_GIB,
             "max_activities": ACTIVITIES,
             "package_substitutes": {
                 name.lower(): _sha3_224(path) for name, path in images.items() if _SHA3.fullmatch(name)
