@@ -104,7 +104,8 @@ class ProviderSection(Section):
 class VmSection(Section):
     """Runtime "vm". ``engine``: the container engine's URL (else DOCKER_HOST and the usual sockets); ``oci_runtime``:
     runsc, kata … as the engine has it; ``run_as``: uid[:gid] for all payloads instead of the image's user; ``pull``:
-    prefixes of registry references that may be pulled; ``kernel`` and ``accel``: of qemu.
+    prefixes of registry references that may be pulled; ``capabilities``: "usual" leaves root in a container what
+    engines usually leave it (nginx and sshd need it; machines of qemu always do); ``kernel`` and ``accel``: of qemu.
     """
 
     engine: str = ""
@@ -112,6 +113,7 @@ class VmSection(Section):
     run_as: Annotated[str, Field(pattern=r"^(\d+(:\d+)?)?$")] = ""
     read_only_root: bool = False
     pull: list[str] = []
+    capabilities: Literal["none", "usual"] = "none"
     kernel: str = ""
     accel: Literal["auto", "tcg", "kvm"] = "auto"
 

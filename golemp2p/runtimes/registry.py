@@ -52,7 +52,9 @@ def make_runtime(name: str, settings: Settings, locations: Locations) -> Runtime
             from golemp2p.runtimes.docker.runtime import DockerRuntime, DockerSettings
 
             vm = settings.vm
-            docker = DockerSettings(vm.engine, vm.oci_runtime, vm.run_as, vm.read_only_root, tuple(vm.pull))
+            docker = DockerSettings(
+                vm.engine, vm.oci_runtime, vm.run_as, vm.read_only_root, tuple(vm.pull), vm.capabilities
+            )
             return DockerRuntime(docker, locations.guests, locations.work)
         case "vm/qemu":
             from golemp2p.runtimes.qemu.runtime import QemuRuntime

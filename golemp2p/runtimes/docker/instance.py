@@ -65,6 +65,7 @@ class Machine:
     env: Mapping[str, str]
     cwd: str
     user: str = ""  # of the payload, where the agent is started as another
+    kept: int = 0  # capabilities that root then has still, as a bit set
 
 
 class DockerInstance:
@@ -166,7 +167,7 @@ class DockerInstance:
             await session.add_network(number, link, deployment.nursery)
         if deployment.outbound is not None:
             await session.add_outbound(deployment.outbound, deployment.nursery)
-        await session.seal(user=self._machine.user)
+        await session.seal(kept=self._machine.kept, user=self._machine.user)
 
     async def lost(self) -> str:
         await self._started.wait()

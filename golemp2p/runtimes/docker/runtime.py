@@ -38,10 +38,26 @@ LABEL: Final = "golemp2p.node"
 ACTIVITY: Final = "golemp2p.activity"
 AGENT: Final = "/.golemp2p-agent"
 INSTALL: Final = "install Docker (Debian: apt install docker.io) or podman, or set vm.engine to where it listens"
-# For the agent alone, until it has made the devices; it gives all up before any payload starts, but NET_RAW where the
-# payload is root: the ping of busybox needs it.
+# For the agent alone, until it has made the devices; before any payload starts it gives up all but NET_RAW, which the
+# ping of busybox needs where the payload is root.
+AGENT_CAPABILITIES: Final = ("NET_ADMIN", "NET_RAW", "SETUID", "SETGID", "SETPCAP")
+NET_RAW: Final = 1 << 13
+# What engines usually leave to a container's root, less MKNOD, and NET_RAW where there is no network; by number.
+USUAL_CAPABILITIES: Final = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "FSETID": 4,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "SETPCAP": 8,
+    "NET_BIND_SERVICE": 10,
+    "SYS_CHROOT": 18,
+    "AUDIT_WRITE": 29,
+    "SETFCAP": 31,
+}
 NETWORK_RIGHTS: Final = {
-    "cap_add": ["NET_ADMIN", "NET_RAW", "SETUID", "SETGID", "SETPCAP"],
     "devices": ["/dev/net/tun:/dev/net/tun:rw"],
     "sysctls": {"net.ipv4.ping_group_range": "0 2147483647", "net.ipv4.ip_unprivileged_port_start": "0"},
 }
@@ -53,7 +69,8 @@ class DockerSettings:
     """``engine``: its URL, else DOCKER_HOST and the usual sockets. ``oci_runtime``: runsc, kata … as the engine has it.
 
     ``run_as``: uid[:gid] for all payloads instead of the image's user (of the node's, when that is not root). ``pull``:
-    prefixes of registry references that may be pulled (by digest).
+    prefixes of registry references that may be pulled (by digest). ``capabilities``: "usual" leaves root in a container
+    what engines usually leave it, which servers such as nginx and sshd need.
     """
 
     engine: str = ""
@@ -61,6 +78,7 @@ class DockerSettings:
     run_as: str = ""
     read_only_root: bool = False
     pull: tuple[str, ...] = ()
+    capabilities: str = "none"
 
 
 class DockerRuntime:
@@ -192,7 +210,7 @@ class DockerRuntime:
             host=self._host_config(deployment, binds),
         )
         env = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
-        machine = Machine(engine, container, volumes, env, config.get("WorkingDir") or WORK, user)
+        machine = Machine(engine, container, volumes, env, config.get("WorkingDir") or WORK, user, self._kept())
         return DockerInstance(deployment, machine, partial(self._ended, deployment.activity_id))
 
     async def _user(self, engine: Engine, config: Mapping[str, Any]) -> str:
@@ -204,8 +222,15 @@ class DockerRuntime:
         options = (await engine.info()).get("SecurityOptions") or ()
         return "0:0" if any("rootless" in str(option) for option in options) else f"{os.geteuid()}:{os.getegid()}"
 
+    def _kept(self) -> int:
+        """Capabilities of root in a container with networks, when the agent is done."""
+        usual = self._settings.capabilities == "usual"
+        return NET_RAW | (sum(1 << bit for bit in USUAL_CAPABILITIES.values()) if usual else 0)
+
     def _host_config(self, deployment: Deployment, binds: Mapping[str, Any]) -> dict[str, Any]:
-        """Hardened: no network, no capability, no new privilege, the engine's seccomp profile, bounded everything."""
+        """Hardened: no network, no capability but the owner's wish, no new privilege, the engine's seccomp profile,
+        bounded everything.
+        """
         agreed = deployment.limits
         memory_bytes = agreed.memory_bytes or limits.DEFAULT_GUEST_MEMORY_BYTES
         storage_bytes = agreed.storage_bytes or limits.DEFAULT_ACTIVITY_DISK_BYTES
@@ -225,8 +250,12 @@ class DockerRuntime:
         }
         if names := host_names(deployment.hostname, deployment.hosts, deployment.networks):
             host["extra_hosts"] = names
+        granted = list(USUAL_CAPABILITIES) if self._settings.capabilities == "usual" else []
         if deployment.networks or deployment.outbound is not None:
             host |= NETWORK_RIGHTS
+            granted += [name for name in AGENT_CAPABILITIES if name not in granted]
+        if granted:
+            host["cap_add"] = granted
         if deployment.outbound is not None:
             host["dns"] = [str(deployment.outbound.resolver)]
             host["dns_search"] = ["."]  # none: the host's own is nobody's business

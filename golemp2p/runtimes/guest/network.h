@@ -8,7 +8,7 @@
 #define CAP_VERSION_3 0x20080522
 #define PACKETS_A_TURN 16 /* of one device, then the others have their turn */
 
-enum { CAPABILITY_NET_ADMIN = 12, CAPABILITY_NET_RAW = 13 };
+enum { CAPABILITY_NET_ADMIN = 12 };
 
 static int g_sealed; /* no device is made any more */
 
@@ -97,28 +97,27 @@ static void packet_in(struct channel *c, const u8 *data, size_t size)
 
 /* ---- sealing --------------------------------------------------------------------------------------------------- */
 
-/* In a container: become `user` for good; root keeps nothing but what ping needs. In a machine: give up changing
- * networks; what else its agent needs (it mounts and powers off) no payload has. */
-static const char *give_up(const struct user *user)
+/* In a container: become `user` for good; root keeps what the host says. In a machine: give up changing networks; what
+ * else its agent needs (it mounts and powers off) no payload has. */
+static const char *give_up(const struct user *user, u64 kept)
 {
     struct { u32 version; int pid; } head = {CAP_VERSION_3, 0};
     struct { u32 effective, permitted, inheritable; } sets[2] = {{0, 0, 0}, {0, 0, 0}};
+    if (g_machine) kept = ~0ULL;
+    kept &= ~(1ULL << CAPABILITY_NET_ADMIN);
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
     for (int cap = 0; cap <= g_last_cap; cap++)
-        if (cap == CAPABILITY_NET_ADMIN || (!g_machine && cap != CAPABILITY_NET_RAW)) prctl(PR_CAPBSET_DROP, cap);
+        if (!(kept >> cap & 1)) prctl(PR_CAPBSET_DROP, cap);
     if (!g_machine && user->set &&
         (setgroups(user->group_count, user->groups) || setresgid(user->gid, user->gid, user->gid) ||
          setresuid(user->uid, user->uid, user->uid)))
         return "cannot become the user";
     if (syscall(SYS_capget, &head, sets)) return "cannot read capabilities";
     head.version = CAP_VERSION_3;
-    u32 kept = g_machine ? ~(1U << CAPABILITY_NET_ADMIN) : 1U << CAPABILITY_NET_RAW;
     for (int i = 0; i < 2; i++) {
-        if (i == 1 && !g_machine) kept = 0;
-        else if (i == 1) kept = ~0U;
-        sets[i].permitted &= kept;
-        sets[i].effective &= kept;
-        sets[i].inheritable &= g_machine ? kept : 0;
+        sets[i].permitted &= (u32)(kept >> 32 * i);
+        sets[i].effective &= (u32)(kept >> 32 * i);
+        sets[i].inheritable &= g_machine ? (u32)(kept >> 32 * i) : 0;
     }
     if (syscall(SYS_capset, &head, sets)) return "cannot give up capabilities";
     prctl(PR_SET_DUMPABLE, 0); /* another user makes the kernel forget it */
@@ -138,6 +137,7 @@ static void append_hosts(char **hosts)
 static void on_seal(u32 id, struct reader *r)
 {
     struct user user = {0};
+    u64 kept = r64(r);
     char *name = rstr(r), **hosts = rlist(r);
     const char *trouble = NULL;
     if (r->bad) send_error(id, EINVAL, "bad request");
@@ -146,7 +146,7 @@ static void on_seal(u32 id, struct reader *r)
     else {
         if (g_machine) append_hosts(hosts);
         else unlink("/dev/net/tun"); /* where it is a mount it stays, and serves nobody without the capability */
-        trouble = give_up(&user);
+        trouble = give_up(&user, kept);
         g_sealed = 1;
         if (trouble) {
             send_error(id, errno, "%s: %s", trouble, strerror(errno));

@@ -202,13 +202,13 @@ class GuestSession:
             raise RuntimeFailureError(f"no connections to the outside: {answer.message}")
         nursery.start_soon(Outgoing(self, channel, outbound).run)
 
-    async def seal(self, *, user: str = "", hosts: Sequence[str] = ()) -> None:
+    async def seal(self, *, kept: int = 0, user: str = "", hosts: Sequence[str] = ()) -> None:
         """After the networks, before any run: the agent gives up the right to change networks, for good.
 
-        In a container it becomes ``user``; in a machine ``hosts`` are further lines of /etc/hosts. Raises
-        RuntimeFailureError.
+        In a container it becomes ``user``, and root keeps the capabilities ``kept`` (a bit set) at most; in a machine
+        ``hosts`` are further lines of /etc/hosts. Raises RuntimeFailureError.
         """
-        await self.call(Ask.SEAL, text(user) + texts(hosts))
+        await self.call(Ask.SEAL, _u64(kept) + text(user) + texts(hosts))
 
     async def connect(self, port: int, address: IPv4Address | None = None) -> trio.abc.HalfCloseableStream:
         """To ``address`` of the guest (its loopback if none). Raises RuntimeFailureError: refused, no such port."""

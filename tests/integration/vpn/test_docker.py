@@ -51,15 +51,7 @@ async def test_a_websocket_is_a_tcp_connection_into_the_activity(world: World) -
     async with trio.open_nursery() as nursery:
         for _ in range(8):
             nursery.start_soon(echo)
-        with trio.fail_after(10):
-            async with world.http() as http:
-                while (
-                    len(  # noqa: ASYNC110 - REST has no event for it
-                        (await http.get(f"/net-api/v1/net/{network}/tcp")).json()
-                    )
-                    < 3
-                ):
-                    await trio.sleep(0.01)
+        await world.until_connections(network, 3)
 
 
 async def test_a_connection_that_cannot_be_made_is_504_and_what_is_not_known_404(world: World) -> None:

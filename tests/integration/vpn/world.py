@@ -19,6 +19,7 @@ from golemp2p.api import net as net_api
 from golemp2p.api.app import make_app
 from golemp2p.api.auth import AppKey, AppKeys
 from golemp2p.api.server import serve_rest
+from golemp2p.core.activity import CommandResult
 from golemp2p.core.agreement import Agreement, AgreementState, Role
 from golemp2p.core.ids import ActivityId, SubscriptionId, new_agreement_id
 from golemp2p.core.properties import Properties
@@ -82,6 +83,15 @@ class World:
         async with self.http() as http:
             answer = await http.post(f"/net-api/v1/net/{network}/nodes", json={"id": provider.key.address, "ip": ip})
             assert answer.status_code == 200, answer.text
+
+    async def until_connections(self, network: str, count: int) -> None:
+        """REST lists that many at least."""
+        found: list[object] = []
+        with trio.fail_after(10):
+            async with self.http() as http:
+                while len(found) < count:
+                    found = (await http.get(f"/net-api/v1/net/{network}/tcp")).json()
+                    await trio.sleep(0.01)
 
     def net_entry(self, network: str, ip: str) -> dict[str, object]:
         owned = self.requestor.vpn.requestor.get(network)
@@ -151,7 +161,7 @@ class World:
         assert batch.ended.is_set(), f"{commands} did not end"
         for result in results:
             assert result.ok, (result.message, result.stdout, result.stderr)
-        return [f"{result.stdout or ''}{result.stderr or ''}" for result in results]
+        return [_said(result) for result in results]
 
     async def sh(self, activity_id: ActivityId, script: str, timeout_s: float) -> tuple[bool, str]:
         activity = self.requestor.service.requestor.activity(activity_id)
@@ -168,7 +178,7 @@ class World:
         results = await batch.results(timeout_s)
         assert batch.ended.is_set(), f"{script!r} did not end"
         (result,) = results
-        return result.ok, f"{result.stdout or ''}{result.stderr or ''}" or str(result.message)
+        return result.ok, _said(result) or str(result.message)
 
 
 @asynccontextmanager
@@ -246,3 +256,7 @@ async def exactly(socket: WebSocketConnection, size: int) -> bytes:
             assert isinstance(message, bytes)
             data += message
     return bytes(data)
+
+
+def _said(result: CommandResult) -> str:
+    return "".join(text for text in (result.stdout, result.stderr) if isinstance(text, str))
