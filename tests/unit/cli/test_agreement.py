@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from golemp2p.api.market import agreement_of
+from golemp2p.api.agreements import agreement_of
 from golemp2p.cli.agreement import app
 from golemp2p.cli.document import check_document, read_document
 from golemp2p.core.agreement import AGREEMENT_STRUCT, Agreement, AgreementState, Role
