@@ -17,6 +17,7 @@ from golemp2p.activity.remote import RemoteBatch
 from golemp2p.activity.service import ActivityService
 from golemp2p.api.auth import current_caller
 from golemp2p.api.longpoll import EventStream, Timeout, poll
+from golemp2p.api.moments import Moment, microseconds_of
 from golemp2p.api.openapi import EVENT_STREAM, NULL, answers, json_body
 from golemp2p.core.activity import ActivityState
 from golemp2p.core.agreement import Role
@@ -37,7 +38,7 @@ from golemp2p.wire.rest.activity import (
     command_state,
     result_body,
 )
-from golemp2p.wire.rest.base import RestModel, from_iso_time, iso_time
+from golemp2p.wire.rest.base import RestModel, iso_time
 
 M = TypeVar("M", bound=RestModel)
 _ID_OR_OBJECT: Final = {"type": "string"}, CreateActivity.model_json_schema()
@@ -161,11 +162,11 @@ def _add_agent(router: APIRouter, service: ActivityService) -> None:
     async def events(
         request: Request,
         timeout: Timeout = limits.DEFAULT_LONG_POLL_S,
-        after: Annotated[str | None, Query(alias="afterTimestamp")] = None,
+        after: Annotated[Moment | None, Query(alias="afterTimestamp")] = None,
         max_events: Annotated[int, Query(alias="maxEvents", ge=1)] = limits.MAX_POLL_EVENTS,
     ) -> JSONResponse:
         """For the provider's agent: CreateActivity and DestroyActivity, oldest first, later than ``afterTimestamp``."""
-        after_us = _microseconds(after)
+        after_us = microseconds_of(after)
         found = await poll(
             request,
             lambda: service.provider.agent_events(
@@ -253,12 +254,3 @@ def _model(model: type[M], body: object) -> M:
     except pydantic.ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         raise UsageError(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from None
-
-
-def _microseconds(text: str | None) -> int:
-    if text is None:
-        return 0
-    try:
-        return round(from_iso_time(text.replace(" ", "+")) * 1e6)  # a plus sign that was not escaped
-    except ValueError:
-        raise UsageError(f"afterTimestamp {text[:40]!r} is no ISO 8601 time") from None

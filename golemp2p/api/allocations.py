@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from golemp2p import limits
-from golemp2p.api.auth import Caller, current_caller
-from golemp2p.api.moments import microseconds_of, moment_of, seconds_of
+from golemp2p.api.moments import Moment, microseconds_of, moment_of, seconds_of
 from golemp2p.api.openapi import NULL, answers
+from golemp2p.api.shapes import Me
 from golemp2p.core.ids import Address, AllocationId
 from golemp2p.core.money import format_amount, parse_amount
 from golemp2p.errors import UsageError
 from golemp2p.payment.service import PaymentService
 from golemp2p.storage.payment import Allocation
 from golemp2p.wire.rest import payment as rest
-
-Me = Annotated[Caller, Depends(current_caller)]
 
 
 def allocation_json(a: Allocation) -> dict[str, Any]:
@@ -73,7 +70,7 @@ def add_allocations(router: APIRouter, service: PaymentService) -> None:
     @router.get("/allocations", response_model=list[rest.Allocation])
     async def list_allocations(
         _: Me,
-        after: Annotated[datetime | None, Query(alias="afterTimestamp")] = None,
+        after: Annotated[Moment | None, Query(alias="afterTimestamp")] = None,
         max_items: Annotated[int | None, Query(ge=1, alias="maxItems")] = None,
     ) -> JSONResponse:
         after_us = microseconds_of(after)

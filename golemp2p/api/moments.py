@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+from typing import Annotated, Final
+
+from pydantic import BeforeValidator
+
+_UNESCAPED_PLUS: Final = re.compile(r" (?=\d\d:?\d\d$)")
+
+
+def _repair(text: object) -> object:
+    """A plus sign that was not escaped in a query arrives as a blank."""
+    return _UNESCAPED_PLUS.sub("+", text) if isinstance(text, str) and "T" in text else text
+
+
+Moment = Annotated[datetime, BeforeValidator(_repair)]
+"""A time in a query."""
 
 
 def moment_of(seconds: float) -> datetime:

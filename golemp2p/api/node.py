@@ -17,8 +17,9 @@ from starlette.responses import JSONResponse, Response
 
 from golemp2p import __version__
 from golemp2p.activity.service import ActivityService
+from golemp2p.api.agreements import agreement_of
 from golemp2p.api.auth import AppKey, AppKeys, Caller, current_caller
-from golemp2p.api.market import agreement_of, offer_of
+from golemp2p.api.market import offer_of
 from golemp2p.api.openapi import TEXT, answers
 from golemp2p.config import Settings
 from golemp2p.core.constraints import Terms, Ternary, evaluate, explain, match, parse

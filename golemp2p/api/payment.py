@@ -5,19 +5,18 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from golemp2p import limits
 from golemp2p.api.allocations import add_allocations
-from golemp2p.api.auth import Caller, current_caller
 from golemp2p.api.longpoll import Timeout, poll
-from golemp2p.api.moments import microseconds_of, moment_of, moment_of_us, seconds_of
+from golemp2p.api.moments import Moment, microseconds_of, moment_of, moment_of_us, seconds_of
 from golemp2p.api.openapi import NULL, answers
+from golemp2p.api.shapes import Me
 from golemp2p.core.ids import ActivityId, AgreementId, AllocationId, DocumentId
 from golemp2p.core.money import format_amount, parse_amount
 from golemp2p.core.payment import DocumentKind, Side
@@ -29,10 +28,9 @@ from golemp2p.storage.payment_settlement import StoredPayment
 from golemp2p.wire.rest import payment as rest
 
 _KINDS: Final = (("gas", "InsufficientGas"), ("fee", "TxStuck"), ("chain id", "InvalidChainId"), ("sign", "CantSign"))
-Me = Annotated[Caller, Depends(current_caller)]
 MaxItems = Annotated[int | None, Query(ge=1, alias="maxItems")]
 MaxEvents = Annotated[int, Query(ge=1, alias="maxEvents")]
-After = Annotated[datetime | None, Query(alias="afterTimestamp")]
+After = Annotated[Moment | None, Query(alias="afterTimestamp")]
 
 
 def document_json(stored: StoredDocument, me: str) -> dict[str, Any]:
