@@ -79,8 +79,7 @@ def gftp(node: NodeProcess, **env: str) -> Iterator[GftpProcess]:
     try:
         yield process
     finally:
-        if process.process.poll() is None:
-            process.end()
+        process.end()
 
 
 class Storage:
