@@ -198,6 +198,7 @@ def _write_config(
             },
             **options.provider,
         },
+        "vm": {"capabilities": "usual"},  # the payloads are this user's own; real providers say so themselves
         "log": {"format": "json"},
     }
     _write_private(node.where.config, tomli_w.dumps(config))
