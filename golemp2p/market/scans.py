@@ -77,7 +77,10 @@ class Scans:
             scan.news.notify()
 
     async def take(self, scan_id: str, timeout_s: float, max_offers: int) -> list[MarketRecord]:
-        """The next matching offers, each once, oldest first; waits for one. Raises NotFoundError, GoneError (ended)."""
+        """The next matching offers, each once, the first heard of first; waits for one.
+
+        Raises NotFoundError, GoneError (ended meanwhile).
+        """
         scan = self._find(scan_id)
 
         async def fetch() -> list[MarketRecord]:
