@@ -34,6 +34,7 @@ from golemp2p.api import market as market_api
 from golemp2p.api import net as net_api
 from golemp2p.api import node as node_api
 from golemp2p.api import payment as payment_api
+from golemp2p.api import remote as remote_api
 from golemp2p.api import scans as scans_api
 from golemp2p.api import unsupported as unsupported_api
 from golemp2p.api.app import make_app
@@ -256,10 +257,11 @@ async def _run_services(
     data = DataService(network, content, ServedFiles(services, lambda peer: activity.requestor.works_for_us(peer)))
     market = MarketService(storage=storage, signer=key, domain=domain, network=network, rpc=rpc, clock=time.time)
     runtimes = make_runtimes(settings, locations)
+    find_peer = _peer_finder(network, market)
     vpn = VpnService(
         network,
         rpc,
-        _peer_finder(network, market),
+        find_peer,
         rule=OutboundRule(check_whitelist(settings.provider.outbound.whitelist)),
     )
     activity = ActivityService(
@@ -313,6 +315,7 @@ async def _run_services(
             activity_api.make_router(activity),
             files_api.make_router(content, announce),
             gsb_api.make_router(services),
+            remote_api.make_router(content, data, find_peer),
             payment_api.make_router(payment),
             net_api.make_router(vpn.requestor),
             images_api.make_router(registry, rest_url),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from golemp2p import __version__
 from golemp2p.errors import UsageError
-from golemp2p.gftp.files import Published, Receiving
+from golemp2p.gftp.files import KnownDigests, Published, Receiving
 from golemp2p.gftp.session import Session
+
+if TYPE_CHECKING:
+    from golemp2p.gftp.remote import Remote
 
 # The first word is what clients compare: gftp of yagna 0.17, whose API this node speaks.
 VERSION: Final = f"0.17.3 (golemp2p {__version__})"
@@ -24,14 +27,21 @@ class InvalidParamsError(UsageError):
 class Commands:
     """``anybody``: files are for whoever knows their URL, not only for providers that work for us."""
 
-    def __init__(self, open_session: Callable[[], Session], *, anybody: bool = False) -> None:
-        self._open_session, self._anybody = open_session, anybody
+    def __init__(self, node: Callable[[], tuple[str, str]], *, anybody: bool = False) -> None:
+        """``node``: its URL and our app-key; asked for when they are needed first."""
+        self._node, self._anybody = node, anybody
         self._session: Session | None = None
+        self._digests: KnownDigests = {}  # yapapi publishes the same file anew for each task
 
     def _connected(self) -> Session:
         if self._session is None:
-            self._session = self._open_session()
+            self._session = Session(*self._node())
         return self._session
+
+    def _remote(self) -> Remote:
+        from golemp2p.gftp.remote import Remote  # 30 ms, and only people use it
+
+        return Remote(*self._node())
 
     def close_all(self) -> None:
         if self._session is not None:
@@ -46,15 +56,21 @@ class Commands:
                 return [self._publish(_path(file)) for file in files]
             case "receive", {"output_file": file}:
                 return self._receive(_path(file))
+            case "download", {"url": str(url), "output_file": file}:
+                self._remote().download(url, Path(_path(file)))
+                return {"file": file, "url": url}
+            case "upload", {"url": str(url), "file": file}:
+                self._remote().upload(Path(_path(file)), url)
+                return {"file": file, "url": url}
             case "close", {"urls": [*urls]} if urls:
                 return ["ok" if self._close(str(url)) else "error" for url in urls]
-            case "publish" | "receive" | "close", _:
+            case "publish" | "receive" | "close" | "download" | "upload", _:
                 raise InvalidParamsError(f"{method}: wrong parameters")
             case _:
                 raise LookupError(f"there is no method {method[:40]!r}")
 
     def _publish(self, path: str) -> dict[str, str]:
-        published = Published(Path(path))
+        published = Published(Path(path), self._digests)
         try:
             address = self._connected().bind(published.sha3_256, published, anybody=self._anybody)
         except BaseException:

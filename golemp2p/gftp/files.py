@@ -7,15 +7,31 @@ import hashlib
 import os
 import secrets
 import stat
+import time
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from golemp2p.errors import UsageError
 
 _BLOCK_BYTES: Final = 1024 * 1024
 READING: Final[tuple[str, ...]] = ("GetMetadata", "GetChunk")
 WRITING: Final[tuple[str, ...]] = ("UploadChunk", "UploadFinished")
+_SETTLED_S: Final = 2.0  # a file written so recently may change again without a change of its times
+_MAX_KNOWN: Final = 1_000
 Reply = dict[str, object] | None
+
+
+class _State(NamedTuple):
+    """By which a change of a file is seen."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+KnownDigests = dict[_State, str]
 
 
 class FileFault(Exception):
@@ -50,26 +66,35 @@ class Published:
 
     components = READING
 
-    def __init__(self, path: Path) -> None:
-        """Hash it: 2 s for each GB. Raises UsageError (no regular file, not readable, changed meanwhile)."""
+    def __init__(self, path: Path, known: KnownDigests | None = None) -> None:
+        """Hash it, 2 s for each GB, unless ``known`` has it as it is now; then it is noted there.
+
+        Raises UsageError (no regular file, not readable, changed meanwhile).
+        """
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as exc:
             raise UsageError(f"cannot open {path}: {exc.strerror}") from exc
         try:
             self._state = self._look()
-            self.sha3_256 = self._hash() if stat.S_ISREG(os.fstat(self._file).st_mode) else ""
-            steady = self._look() == self._state
+            known = {} if known is None else known
+            is_file = stat.S_ISREG(os.fstat(self._file).st_mode)
+            self.sha3_256 = (known.get(self._state) or self._hash()) if is_file else ""
+            steady = self._look()[2:4] == self._state[2:4]
         except BaseException:
             os.close(self._file)
             raise
         if not self.sha3_256 or not steady:
             os.close(self._file)
             raise UsageError(f"{path} changes while it is published" if self.sha3_256 else f"{path} is no file")
+        if time.time() - self._state.mtime_ns / 1e9 > _SETTLED_S:
+            while len(known) >= _MAX_KNOWN:
+                del known[next(iter(known))]
+            known[self._state] = self.sha3_256
 
-    def _look(self) -> tuple[int, int]:
+    def _look(self) -> _State:
         found = os.fstat(self._file)
-        return found.st_size, found.st_mtime_ns
+        return _State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     def _hash(self) -> str:
         hasher, offset = hashlib.sha3_256(), 0
@@ -79,16 +104,16 @@ class Published:
         return hasher.hexdigest()
 
     def answer(self, component: str, payload: dict[str, object]) -> Reply:
-        if self._look() != self._state:
+        if self._look()[2:4] != self._state[2:4]:  # removing a name of it changes its ctime
             raise FileFault("ReadError", "the file was changed after it was published")
         if component == "GetMetadata":
-            return {"fileSize": self._state[0]}
+            return {"fileSize": self._state.size}
         if component != "GetChunk":
             raise FileFault("InternalError", f"no {component} of a published file")
         offset = _number(payload, "offset")
         size = min(_number(payload, "size"), _BLOCK_BYTES)
-        if offset > self._state[0]:
-            raise FileFault("ReadError", f"{offset} is behind the end of the file ({self._state[0]})")
+        if offset > self._state.size:
+            raise FileFault("ReadError", f"{offset} is behind the end of the file ({self._state.size})")
         try:
             return {"offset": offset, "content": os.pread(self._file, size, offset)}
         except OSError as exc:

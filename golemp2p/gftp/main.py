@@ -10,7 +10,6 @@ from typing import IO, Any, Final, NoReturn
 
 from golemp2p.errors import GolemError, UsageError
 from golemp2p.gftp.commands import VERSION, Commands, InvalidParamsError
-from golemp2p.gftp.session import Session
 from golemp2p.gftp.where import find_node
 
 _PARSE, _INVALID, _METHOD, _PARAMS, _SERVER = -32700, -32600, -32601, -32602, -32000
@@ -20,6 +19,8 @@ _USAGE: Final = """usage: gftp [-v] COMMAND
   server                      JSON-RPC 2.0 on stdin and stdout, one object a line (what yapapi starts)
   publish FILE...             serve files until interrupted
   receive FILE                wait for a file until interrupted
+  download URL FILE           get what another node publishes
+  upload URL FILE             send a file to where another node waits for it
   version                     print the version
 
 The node: YAGNA_API_URL and YAGNA_APPKEY, else the one of this user's data directory."""
@@ -36,7 +37,7 @@ def main() -> None:
         case ["server"]:
             if not sys.stdin.isatty():
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that started us; it tells us
-            commands = Commands(_open_session)
+            commands = Commands(find_node)
             try:
                 serve(sys.stdin, out, commands)
             finally:
@@ -49,15 +50,15 @@ def main() -> None:
             _once(out, "publish", {"files": arguments[1:]}, verbose=verbose)
         case ["receive", file]:
             _once(out, "receive", {"output_file": file}, verbose=verbose)
+        case ["download", url, file]:
+            _once(out, "download", {"url": url, "output_file": file}, verbose=verbose)
+        case ["upload", url, file]:
+            _once(out, "upload", {"url": url, "file": file}, verbose=verbose)
         case ["-h" | "--help" | "help"]:
             print(_USAGE, file=out, flush=True)
         case _:
             print(_USAGE, file=sys.stderr)
             sys.exit(2)
-
-
-def _open_session() -> Session:
-    return Session(*find_node())
 
 
 def _take_stdout() -> IO[str]:
@@ -125,7 +126,7 @@ def answer_line(line: str, commands: Commands) -> tuple[dict[str, Any], bool]:
 
 def _once(out: IO[str], method: str, params: dict[str, Any], *, verbose: bool) -> None:
     """One command; one that serves goes on until it is interrupted."""
-    commands = Commands(_open_session, anybody=True)
+    commands = Commands(find_node, anybody=True)
     try:
         result = commands.call(method, params)
         body: dict[str, Any] = {"jsonrpc": "2.0", "id": None} if verbose else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -365,6 +366,38 @@ def test_gftp_finds_the_node_of_the_data_directory(net: Net, file: Path) -> None
         assert process.wait(5) == 0
         assert process.stdout is not None
         process.stdout.close()
+
+
+def test_files_go_between_nodes_by_command(net: Net, file: Path, tmp_path: Path) -> None:
+    """One publishes or waits, the other, whom nobody hired, downloads or uploads."""
+    provider = environment(GOLEMP2P_DATA_DIR=str(net.providers[0].data_dir))
+
+    def by_provider(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([GFTP, *arguments], env=provider, capture_output=True, text=True, timeout=60, check=False)
+
+    for command in ("publish", "receive"):
+        path = file if command == "publish" else tmp_path / "uploaded"
+        env = environment(GOLEMP2P_DATA_DIR=str(net.requestor.data_dir))
+        serving = subprocess.Popen([GFTP, command, str(path)], stdout=subprocess.PIPE, text=True, env=env)
+        try:
+            assert serving.stdout is not None
+            told = json.loads(serving.stdout.readline())["result"]
+            url = told[0]["url"] if command == "publish" else told["url"]
+            if command == "publish":
+                done = by_provider("download", url, tmp_path / "downloaded")
+                assert json.loads(done.stdout)["result"] == {"file": str(tmp_path / "downloaded"), "url": url}, done
+                assert digest(tmp_path / "downloaded") == digest(file)
+                failed = by_provider("download", url[:-4], tmp_path / "none")
+                assert failed.returncode == 1
+                assert "no file" in failed.stderr
+            else:
+                assert by_provider("upload", url, file).returncode == 0
+                assert digest(path) == digest(file)
+        finally:
+            serving.terminate()
+            assert serving.wait(5) == 0
+            assert serving.stdout is not None
+            serving.stdout.close()
 
 
 async def test_gftp_serves_again_after_the_node_was_restarted(fragile_net: Net, file: Path) -> None:

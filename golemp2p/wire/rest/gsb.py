@@ -23,3 +23,16 @@ class ServiceBody(RestModel):
 
     listen: Listen
     services_id: str = Field(alias="servicesId")
+
+
+class RemoteFile(RestModel):
+    """A file at another node."""
+
+    url: str
+
+
+class RemoteSlot(RestModel):
+    """A place at another node, and the file of ours that goes there."""
+
+    url: str
+    sha3_256: str = Field(alias="sha3_256")

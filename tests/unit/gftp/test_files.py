@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from golemp2p.errors import UsageError
-from golemp2p.gftp.files import FileFault, Published, Receiving
+from golemp2p.gftp.files import FileFault, KnownDigests, Published, Receiving
 
 BYTES = os.urandom(2_500_000)
 
@@ -52,6 +52,22 @@ def test_a_file_that_was_changed_is_not_read_any_more(file: Path) -> None:
     for component in ("GetMetadata", "GetChunk"):
         with pytest.raises(FileFault, match="changed"):
             published.answer(component, {"offset": 0, "size": 5})
+    published.close()
+
+
+def test_a_file_that_is_published_again_is_not_hashed_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: KnownDigests = {}
+    Published(file, known).close()
+    assert not known  # it was written just now: it may change within one tick of the clock
+    os.utime(file, (1, 1))
+    Published(file, known).close()
+    monkeypatch.setattr(Published, "_hash", lambda _: pytest.fail("hashed again"))
+    Published(file, known).close()
+    monkeypatch.undo()
+    file.write_bytes(b"other")
+    os.utime(file, (1, 1))
+    published = Published(file, known)
+    assert published.sha3_256 == hashlib.sha3_256(b"other").hexdigest()
     published.close()
 
 

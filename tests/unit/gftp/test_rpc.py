@@ -10,14 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golemp2p.errors import NetworkError
 from golemp2p.gftp.commands import VERSION, Commands
 from golemp2p.gftp.main import answer_line, serve
-from golemp2p.gftp.session import Session
 
 
-def nowhere() -> Session:
-    raise NetworkError("no node answers")
+def nowhere() -> tuple[str, str]:
+    return "http://127.0.0.1:9", "key"
 
 
 def ask(request: object) -> dict[str, Any]:
@@ -49,6 +47,9 @@ def test_the_version_needs_no_node() -> None:
         pytest.param(rpc("close", {"urls": "a"}), -32602, id="urls-is-text"),
         pytest.param(rpc("publish", {"files": ["/missing"]}), -32000, id="missing-file"),
         pytest.param(rpc("publish", {"files": [__file__]}), -32000, id="no-node"),
+        pytest.param(rpc("download", {"url": "gftp://0x1/a"}), -32602, id="no-output"),
+        pytest.param(rpc("download", {"url": "gftp://0x1/a", "output_file": "a"}), -32000, id="download-no-node"),
+        pytest.param(rpc("upload", {"url": "gftp://0x1/a", "file": "/missing"}), -32000, id="upload-missing-file"),
         pytest.param(rpc("receive", {"output_file": "/proc/nothing/here"}), -32000, id="unwritable"),
     ],
 )
