@@ -116,4 +116,4 @@ def _call(case: Case, net: Net, session: requests.Session) -> None:
 def _patient_for_a_moment(case: Case) -> None:
     """What waits for news would wait for the whole of an invented time."""
     if any(p["name"] == "timeout" for p in case.operation.definition.raw.get("parameters", [])):
-        case.query["timeout"] = 0.05
+        case.query["timeout"] = 0.01
