@@ -384,6 +384,7 @@ GSB_ORPHAN_S: Final = 120.0  # a service whose program does not connect for so l
 GSB_ERROR_CHARS: Final = 500
 GFTP_BINDS_PER_SESSION: Final = 5_000
 DATA_PACKET_BYTES: Final = 65_507  # of a stream's bytes in one Noise packet
+REST_WRITE_STALL_S: Final = 60.0  # a client whose socket takes nothing for so long loses its connection
 GSB_GOODBYE_S: Final = 2.0  # for a program to close its side of a socket that we closed
 DATA_LAST_ANSWER_S: Final = 180.0  # after the last byte of a put: the owner hashes it, or its program writes the rest
 
