@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import Engine
-from tests.integration.vpn.conftest import docker_runtime
+from tests.integration.vpn.conftest import Docker
 from tests.integration.vpn.outside import manifest, resolve, web_server
 from tests.integration.vpn.world import PING, World, open_world
 
@@ -15,9 +14,9 @@ WHITELIST = ("api.test", "127.0.0.1", "inner.test")
 
 
 async def test_a_payload_reaches_what_its_manifest_and_the_whitelist_name_and_nothing_else(
-    docker_engine: Engine, busybox_image: bytes, tmp_path: Path
+    docker: Docker, busybox_image: bytes, tmp_path: Path
 ) -> None:
-    runtime = await docker_runtime(docker_engine, tmp_path)
+    runtime = await docker("one")
     body = b"from the outside " * 10_000
     async with (
         web_server(body) as port,
