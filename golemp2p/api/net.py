@@ -29,67 +29,87 @@ _NORMAL, _BROKEN = 1000, 1011  # WebSocket close codes (RFC 6455 §7.4.1)
 
 
 def make_router(networks: Owning) -> APIRouter:
-    router = APIRouter(tags=["net"])
+    router = APIRouter(tags=["net"], dependencies=[Depends(current_caller)])
     for prefix in PREFIXES:
-        part = APIRouter(prefix=prefix, dependencies=[Depends(current_caller)])
-        _add_networks(part, networks)
-        _add_members(part, networks)
-        router.include_router(part, include_in_schema=prefix == PREFIXES[0])
-        _add_socket(router, prefix, networks)
+        at, shown = f"{prefix}/net", prefix == PREFIXES[0]
+        _add_networks(router, at, networks, shown=shown)
+        _add_members(router, at, networks, shown=shown)
+        _add_socket(router, at, networks)
     return router
 
 
-def _add_networks(router: APIRouter, networks: Owning) -> None:
-    @router.get("/net", response_model=list[NetworkBody])
+def _add_networks(router: APIRouter, at: str, networks: Owning, *, shown: bool) -> None:
+    @router.get(at, response_model=list[NetworkBody], include_in_schema=shown)
     async def get_networks() -> JSONResponse:
         return JSONResponse([_body(owned) for owned in networks.all()])
 
-    @router.post("/net", response_model=NetworkBody, responses=answers(409))
+    @router.post(at, response_model=NetworkBody, responses=answers(409), include_in_schema=shown)
     async def create_network(new: NewNetwork) -> JSONResponse:
         """It lives until it is deleted or the node ends."""
         gateway = parse_ip(new.gateway) if new.gateway else None
         return JSONResponse(_body(networks.create(parse_network(new.ip, new.mask), gateway)))
 
-    @router.get("/net/{network_id}", response_model=NetworkBody, responses=answers(404))
+    @router.get(at + "/{network_id}", response_model=NetworkBody, responses=answers(404), include_in_schema=shown)
     async def get_network(network_id: str) -> JSONResponse:
         return JSONResponse(_body(networks.get(network_id)))
 
-    @router.delete("/net/{network_id}", response_model=None, responses=answers(404, ok=_DONE))
+    @router.delete(at + "/{network_id}", response_model=None, responses=answers(404, ok=_DONE), include_in_schema=shown)
     async def remove_network(network_id: str) -> JSONResponse:
         """Its members cannot reach each other any more, its connections are cut."""
         networks.remove(network_id)
         return JSONResponse(None)
 
 
-def _add_members(router: APIRouter, networks: Owning) -> None:
-    @router.get("/net/{network_id}/addresses", response_model=list[AddressBody], responses=answers(404))
+def _add_members(router: APIRouter, at: str, networks: Owning, *, shown: bool) -> None:
+    @router.get(
+        at + "/{network_id}/addresses",
+        response_model=list[AddressBody],
+        responses=answers(404),
+        include_in_schema=shown,
+    )
     async def get_addresses(network_id: str) -> JSONResponse:
         prefix = networks.get(network_id).network.prefixlen
         return JSONResponse([{"ip": f"{ip}/{prefix}"} for ip in networks.addresses(network_id)])
 
-    @router.post("/net/{network_id}/addresses", response_model=None, responses=answers(404, 409, ok=_DONE))
+    @router.post(
+        at + "/{network_id}/addresses",
+        response_model=None,
+        responses=answers(404, 409, ok=_DONE),
+        include_in_schema=shown,
+    )
     async def add_address(network_id: str, address: AddressBody) -> JSONResponse:
         """An address for the requestor itself; it answers pings."""
         networks.add_address(network_id, parse_ip(address.ip.partition("/")[0]))
         return JSONResponse(None)
 
-    @router.get("/net/{network_id}/nodes", response_model=list[NodeBody], responses=answers(404))
+    @router.get(
+        at + "/{network_id}/nodes", response_model=list[NodeBody], responses=answers(404), include_in_schema=shown
+    )
     async def get_nodes(network_id: str) -> JSONResponse:
         members = networks.get(network_id).membership.members
         return JSONResponse([{"id": member.node, "ip": str(ip)} for ip, member in members.items()])
 
-    @router.post("/net/{network_id}/nodes", response_model=None, responses=answers(404, 409, ok=_DONE))
+    @router.post(
+        at + "/{network_id}/nodes", response_model=None, responses=answers(404, 409, ok=_DONE), include_in_schema=shown
+    )
     async def add_node(network_id: str, node: NodeBody) -> JSONResponse:
         """May be repeated. Activities that run in the network already are told."""
         await networks.add_node(network_id, parse_node(node.id), parse_ip(node.ip))
         return JSONResponse(None)
 
-    @router.delete("/net/{network_id}/nodes/{node_id}", response_model=None, responses=answers(404, ok=_DONE))
+    @router.delete(
+        at + "/{network_id}/nodes/{node_id}",
+        response_model=None,
+        responses=answers(404, ok=_DONE),
+        include_in_schema=shown,
+    )
     async def remove_node(network_id: str, node_id: str) -> JSONResponse:
         networks.remove_node(network_id, parse_node(node_id))
         return JSONResponse(None)
 
-    @router.get("/net/{network_id}/tcp", response_model=list[ConnectionBody], responses=answers(404))
+    @router.get(
+        at + "/{network_id}/tcp", response_model=list[ConnectionBody], responses=answers(404), include_in_schema=shown
+    )
     async def get_connections(network_id: str) -> JSONResponse:
         owned = networks.get(network_id)
         local_ip = next((str(ip) for ip in networks.addresses(network_id)), "0.0.0.0")  # noqa: S104 - says "none"
@@ -115,24 +135,24 @@ def _body(owned: OwnedNetwork) -> dict[str, object]:
     ).to_json()
 
 
-def _add_socket(router: APIRouter, prefix: str, networks: Owning) -> None:
+def _add_socket(router: APIRouter, at: str, networks: Owning) -> None:
     async def tcp(websocket: WebSocket) -> None:
         """Raw TCP in binary frames. Answered 504 when no connection can be made, 404 for what is not known."""
-        at = websocket.path_params
+        place = websocket.path_params
         try:
-            port = int(at["port"]) if at["port"].isascii() and at["port"].isdecimal() else 0
+            port = int(place["port"]) if place["port"].isascii() and place["port"].isdecimal() else 0
             if not 0 < port < 65_536:
-                raise UsageError(f"{at['port'][:20]!r} is no port")
-            async with networks.connection(at["network_id"], parse_ip(at["ip"]), port) as stream:
+                raise UsageError(f"{place['port'][:20]!r} is no port")
+            async with networks.connection(place["network_id"], parse_ip(place["ip"]), port) as stream:
                 await websocket.accept()
                 await _bridge(websocket, stream)
         except GolemError as exc:
-            log.info("connection_refused", ip=at["ip"], port=at["port"], error=str(exc))
+            log.info("connection_refused", ip=place["ip"], port=place["port"], error=str(exc))
             status = 504 if isinstance(exc, UnreachableError) else status_of(exc)
             await websocket.send_denial_response(JSONResponse({"message": str(exc), "code": exc.code}, status))
 
     # A plain route: FastAPI's dependencies are for requests. The guard has authenticated the caller.
-    router.add_websocket_route(f"{prefix}/net/{{network_id}}/tcp/{{ip}}/{{port}}", tcp)
+    router.add_websocket_route(at + "/{network_id}/tcp/{ip}/{port}", tcp)
 
 
 async def _bridge(websocket: WebSocket, stream: ByteStream) -> None:

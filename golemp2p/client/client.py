@@ -10,13 +10,14 @@ import httpx
 from golemp2p.client.activity import ActivityApi
 from golemp2p.client.files import FilesApi
 from golemp2p.client.market import MarketApi
+from golemp2p.client.net import NetApi
 from golemp2p.client.node import NodeApi
 from golemp2p.client.payment import PaymentApi
 from golemp2p.client.session import MAX_CONNECTIONS, Session
 
 
 class NodeClient:
-    """``market``, ``activity``, ``payment``, ``files`` and ``node``: one object for each part of the API."""
+    """``market``, ``activity``, ``payment``, ``files``, ``net`` and ``node``: one object for each part of the API."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -24,6 +25,7 @@ class NodeClient:
         self.activity = ActivityApi(session)
         self.payment = PaymentApi(session)
         self.files = FilesApi(session)
+        self.net = NetApi(session)
         self.node = NodeApi(session)
 
 

@@ -13,10 +13,11 @@ import trio
 from trio_websocket import ConnectionRejected
 
 from golemp2p import limits
+from golemp2p.client import connect
 from golemp2p.runtimes.base import Runtime
 from golemp2p.vpn.segment import SPOOFED, NetworkKey
 from tests.integration.vpn.conftest import Docker
-from tests.integration.vpn.world import PING, World, closed_with, exactly, open_world, tcp
+from tests.integration.vpn.world import APP_KEY, PING, World, closed_with, exactly, open_world, tcp
 
 NET_RAW: Final = 13
 
@@ -288,6 +289,18 @@ async def test_networks_by_rest_are_as_yagna_has_them(world: World) -> None:
         assert (await http.post(f"{at}/nodes", json={"id": "me", "ip": "192.168.7.3"})).status_code == 400
         assert (await http.post(f"{at}/nodes", json={**node, "ip": "10.0.0.1"})).status_code == 400
         assert (await http.get(f"/net-api/v1/net/{'0' * 32}")).status_code == 404
+    async with connect(f"http://{world.rest}", APP_KEY) as client:
+        made = await client.net.create("10.9.0.0/24")
+        await client.net.add_address(made.id, "10.9.0.1")
+        await client.net.add_node(made.id, world.providers[0].key.address, "10.9.0.2")
+        assert {each.id for each in await client.net.networks()} == {network, made.id}
+        assert await client.net.deploy_entry(made.id, "10.9.0.2") == world.net_entry(made.id, "10.9.0.2")
+        assert client.net.tcp_url(made.id, "10.9.0.2", 80) == (
+            f"ws://{world.rest}/net-api/v1/net/{made.id}/tcp/10.9.0.2/80"
+        )
+        await client.net.remove_node(made.id, world.providers[0].key.address)
+        assert list(await client.net.nodes(made.id)) == ["10.9.0.1"]
+        await client.net.remove(made.id)
     with pytest.raises(ConnectionRejected) as refused:
         async with tcp(world, network, "192.168.7.2", 80, key="wrong"):
             pass
