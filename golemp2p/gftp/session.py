@@ -23,6 +23,10 @@ _RETRY_MAX_S: Final = 5.0
 _MAX_FRAME_BYTES: Final = 4 * 1024 * 1024
 
 
+class _CutError(NetworkError):
+    """The connection broke under a call."""
+
+
 class Session:
     """Used by one thread; another serves. Connects with the first name."""
 
@@ -33,18 +37,23 @@ class Session:
         self._answers: dict[str, tuple[threading.Event, dict[str, Any]]] = {}
         self._lock = threading.Lock()  # of the three above
         self._closing = threading.Event()
+        self._thread: threading.Thread | None = None  # it connects again when need be, and nobody else
+        self._up = threading.Event()
 
     def bind(self, name: str, handler: Handler, *, anybody: bool = False) -> str:
         """Serve ``name`` with ``handler`` instead of an earlier one; the node's address.
 
         Raises NetworkError (no node), UsageError (it refused).
         """
-        socket = self._connected()
         with self._lock:
             before = self._handlers.get(name)
             self._handlers[name] = handler, anybody
+        binding = {"bind": _binding(name, handler, anybody)}
         try:
-            answer = self._call(socket, {"bind": _binding(name, handler, anybody)})
+            try:
+                answer = self._call(self._connected(), binding)
+            except _CutError:  # the node may have been started again; binding twice changes nothing
+                answer = self._call(self._connected(), binding)
         except GolemError:
             with self._lock:
                 self._handlers.pop(name, None)
@@ -78,13 +87,22 @@ class Session:
 
     # --- the connection ---------------------------------------------------------------------------------------------
     def _connected(self) -> ClientConnection:
-        with self._lock:
-            socket = self._socket
-        if socket is None:
-            socket = self._connect()
+        """Raises NetworkError, PolicyError."""
+        deadline_s = time.monotonic() + _OPEN_TIMEOUT_S
+        while True:
             with self._lock:
-                self._socket = socket
-            threading.Thread(target=self._run, args=(socket,), daemon=True, name="gftp").start()
+                if self._socket is not None:
+                    return self._socket
+                if self._thread is None:
+                    break
+            if not self._up.wait(deadline_s - time.monotonic()):
+                raise NetworkError(f"the connection to {self._url} was cut", hint="is the node running?")
+        socket = self._connect()
+        with self._lock:
+            self._socket = socket
+            self._thread = thread = threading.Thread(target=self._run, args=(socket,), daemon=True, name="gftp")
+            self._up.set()
+        thread.start()
         return socket
 
     def _connect(self) -> ClientConnection:
@@ -127,7 +145,7 @@ class Session:
             with self._lock:
                 self._answers.pop(call_id, None)
         if not entry[1]:
-            raise NetworkError("the connection to the node was cut")
+            raise _CutError("the connection to the node was cut")
         if "error" in entry[1]:
             raise UsageError(str(entry[1]["error"]))
         return entry[1]
@@ -141,22 +159,22 @@ class Session:
         try:
             socket.send(wire.encode(fields))
         except (ConnectionClosed, OSError) as exc:
-            raise NetworkError("the connection to the node was cut") from exc
+            raise _CutError("the connection to the node was cut") from exc
 
     # --- the serving thread -----------------------------------------------------------------------------------------
     def _run(self, socket: ClientConnection) -> None:
-        while True:
-            self._serve(socket)
+        found: ClientConnection | None = socket
+        while found is not None:
+            self._serve(found)
             with self._lock:
                 self._socket = None
+                self._up.clear()
                 for event, _ in self._answers.values():
                     event.set()
-                if not self._handlers:
-                    return  # the next name connects again
+                if not self._handlers:  # the next name connects again
+                    self._thread = None
+                    return
             found = self._again()
-            if found is None:
-                return
-            socket = found
 
     def _serve(self, socket: ClientConnection) -> None:
         from websockets.exceptions import ConnectionClosed
@@ -197,6 +215,7 @@ class Session:
                 socket = self._connect()
                 with self._lock:
                     self._socket, handlers = socket, dict(self._handlers)
+                    self._up.set()
                 for name, (handler, anybody) in handlers.items():
                     self._send(socket, {"id": str(uuid.uuid4()), "bind": _binding(name, handler, anybody)})
                 return socket

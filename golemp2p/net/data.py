@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 import trio
@@ -33,12 +33,12 @@ from golemp2p.net import named
 from golemp2p.net.datawire import PROTOCOL, Progress, Wire, encode_header
 from golemp2p.net.named import NamedFiles
 from golemp2p.net.port import ByteStream, Network
+from golemp2p.net.sending import send_and_hash
 from golemp2p.net.sharing import Sharing
 from golemp2p.storage.content import ALWAYS, Content, ContentStore, check_digest, hash_file, size_of
 
 log = structlog.get_logger(__name__)
 _ATTEMPTS: Final = 3
-_LAST_WORD_S: Final = 1.0
 T = TypeVar("T")
 
 
@@ -271,7 +271,7 @@ class DataService:
                     pass
                 case other:
                     raise RemoteProtocolError(f"a data answer says {other!r} for a put of {total} bytes")
-            digest, answer = await _send_and_hash(wire, source, offset, on_progress)
+            digest, answer = await send_and_hash(wire, source, offset, on_progress)
             match answer:
                 case [str(confirmed)] if re.fullmatch("[0-9a-f]{64}", confirmed):
                     pass
@@ -296,41 +296,3 @@ class DataService:
                 log.info("data transfer broke, going on", attempt=attempt, error=str(exc))
                 await trio.sleep(0.2 * attempt)
                 attempt += 1
-
-
-async def _send_and_hash(wire: Wire, source: Path, offset: int, on_progress: Progress | None) -> tuple[str, list[Any]]:
-    """Send the file while it is hashed; its sha3-256 and the peer's last answer.
-
-    A peer that gives up says why before it has all, and reads no more.
-    """
-    digest, answer = "", list[Any]()
-    failure: GolemError | None = None
-
-    async def hash_it() -> None:
-        nonlocal digest
-        digest = (await trio.to_thread.run_sync(hash_file, source, ("sha3-256",), abandon_on_cancel=True))["sha3-256"]
-
-    async def listen() -> None:
-        nonlocal answer, failure
-        try:
-            answer = await wire.answer(patient=True)
-        except GolemError as exc:
-            failure = exc
-            nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(hash_it)
-        nursery.start_soon(listen)
-        try:
-            await wire.send_file(source, offset, on_progress)
-            nursery.cancel_scope.deadline = trio.current_time() + limits.DATA_LAST_ANSWER_S
-        except NetworkError as exc:
-            with trio.move_on_after(_LAST_WORD_S):  # it may have said why before it closed
-                await trio.sleep_forever()
-            failure = failure or exc
-            nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    if nursery.cancel_scope.cancelled_caught:
-        raise DeadlineError(f"{wire.stream.peer} did not confirm the file within {limits.DATA_LAST_ANSWER_S:.0f} s")
-    return digest, answer
