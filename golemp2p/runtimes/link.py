@@ -49,6 +49,25 @@ class GuestLink:
         return packet
 
 
+class Pace:
+    """At most VPN_PACE_PACKETS in each VPN_PACE_S: a flood of small packets must not take the node's time."""
+
+    def __init__(self) -> None:
+        self._until_s = 0.0
+        self._packets = 0
+
+    async def spend(self, packets: int) -> None:
+        """``packets`` were dealt with; waits when they were too many."""
+        self._packets += packets
+        if self._packets < limits.VPN_PACE_PACKETS:
+            return
+        now_s = trio.current_time()
+        if now_s < self._until_s:
+            await trio.sleep(self._until_s - now_s)
+        self._until_s = trio.current_time() + limits.VPN_PACE_S * self._packets / limits.VPN_PACE_PACKETS
+        self._packets = 0
+
+
 def host_names(hostname: str | None, hosts: Mapping[str, str], networks: Sequence[GuestLink]) -> dict[str, str]:
     """Name -> address for /etc/hosts: what the deployment says, and the payload's own name by its first address."""
     own = {hostname: str(networks[0].interface.ip)} if hostname and networks else {}

@@ -17,6 +17,7 @@ from golemp2p.core.vpn import parse_ip
 from golemp2p.errors import DeadlineError, GolemError, NetworkError, NotFoundError, PolicyError, RemoteProtocolError
 from golemp2p.net.datawire import Wire, encode_header
 from golemp2p.net.port import ByteStream
+from golemp2p.runtimes.link import Pace
 from golemp2p.vpn.segment import NetworkKey, Segment
 from golemp2p.vpn.splice import splice
 from golemp2p.vpn.trunk import LENGTH_BYTES
@@ -68,12 +69,14 @@ class Tunnels:
             raise NotFoundError(f"there is no network {header.network} here")  # not even that it exists
         with _counted(self._packets, peer, limits.VPN_PEER_TUNNELS, "tunnels"):
             await stream.write(encode_header(["ok"]))
-            cutter = PacketCutter()
+            cutter, pace = PacketCutter(), Pace()
             while data := await stream.read(limits.VPN_READ_BYTES):
                 if self._segments.get(key) is not segment or not segment.may_enter(peer):
                     return  # which tells the peer to ask again
-                for packet in cutter.feed(data):
+                packets = cutter.feed(data)
+                for packet in packets:
                     segment.from_peer(peer, packet)
+                await pace.spend(len(packets))
 
     async def _connect_to(self, stream: ByteStream, header: ConnectHeader) -> None:
         key = NetworkKey(stream.peer, header.network)  # so nobody but the owner

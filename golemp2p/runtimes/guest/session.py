@@ -27,7 +27,7 @@ from golemp2p.runtimes.guest.outgoing import Outgoing
 from golemp2p.runtimes.guest.protocol import Ask, Fields, Frame, FrameDecoder, GuestProtocolError, Tell, text, texts
 from golemp2p.runtimes.guest.protocol import u32 as _u32
 from golemp2p.runtimes.guest.protocol import u64 as _u64
-from golemp2p.runtimes.link import GuestLink
+from golemp2p.runtimes.link import GuestLink, Pace
 from golemp2p.runtimes.outbound import OutboundPort
 
 log = structlog.get_logger()
@@ -349,10 +349,12 @@ class GuestSession:
             self.lose(f"the stream to the guest agent broke: {exc}")
 
     async def _packets_from_guest(self, channel: Channel, link: GuestLink) -> None:
+        pace = Pace()
         with contextlib.suppress(RuntimeFailureError):  # the session is over, which others notice
             while (frame := await channel.get()).kind is Tell.DATA:
                 link.from_guest(frame.body)
                 await channel.consumed(frame)
+                await pace.spend(1)
 
     async def _packets_to_guest(self, channel: Channel, link: GuestLink) -> None:
         with contextlib.suppress(RuntimeFailureError):
