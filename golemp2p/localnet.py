@@ -334,6 +334,7 @@ def _description(net: LocalNet) -> dict[str, Any]:
             "chain_id": net.chain.chain_id,
             "token": net.chain.token_address,
         },
+        "env": net.env,
         "requestor": node(net.requestor),
         "providers": [node(p) for p in net.providers],
     }

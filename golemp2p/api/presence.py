@@ -14,8 +14,9 @@ from urllib.parse import parse_qs
 
 from golemp2p import limits
 
-_NAMED: Final = re.compile(r"/(agreements|activity|demands)/([^/]+)")
-_EVENTS: Final = re.compile(r"/(agreementEvents|invoiceEvents|debitNoteEvents)$")
+# Agents' own calls; that somebody looks at an agreement through /golemp2p/v1 does not mean that it is in use.
+_NAMED: Final = re.compile(r"^/(?:market|activity)-api/v1/(agreements|activity|demands)/([^/]+)")
+_EVENTS: Final = re.compile(r"^/(?:market|payment)-api/v1/(?:agreementEvents|invoiceEvents|debitNoteEvents)$")
 
 
 def agreement_key(agreement_id: str) -> str:
@@ -37,9 +38,10 @@ def session_key(session_id: str | None) -> str:
 
 def keys_of(path: str, query: str) -> list[str]:
     """What a call is about."""
-    if _EVENTS.search(path):
+    if _EVENTS.match(path):
         return [session_key(parse_qs(query).get("appSessionId", [""])[0])]
-    return [f"{kind}:{name}" for kind, name in _NAMED.findall(path)]
+    named = _NAMED.match(path)
+    return [f"{named[1]}:{named[2]}"] if named else []
 
 
 class Presence:

@@ -131,6 +131,12 @@ async def test_pages_of_other_origins_need_a_key_that_lists_them(
         assert answer.headers["vary"] == "Origin"
 
 
+async def test_a_page_that_some_key_allows_sees_what_is_open_to_all() -> None:
+    async with make_client() as http:
+        ours = await http.get("/version/get", headers={"Origin": PAGE})
+    assert (ours.status_code, ours.headers["access-control-allow-origin"]) == (200, PAGE)
+
+
 async def test_errors_too_can_be_read_by_an_allowed_page() -> None:
     async with make_client() as http:
         answer = await http.get("/fail/NotFoundError", headers=bearer("secret-2", Origin=PAGE))

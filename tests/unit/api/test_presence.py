@@ -33,6 +33,7 @@ class Clock:
         ("/payment-api/v1/invoiceEvents", "timeout=5", [session_key(None)]),
         ("/payment-api/v1/debitNoteEvents", "appSessionId=", [session_key(None)]),
         ("/me", "", []),
+        ("/golemp2p/v1/agreements/ab12", "", []),
         ("/payment-api/v1/allocations", "appSessionId=one", []),
     ],
 )
@@ -66,8 +67,8 @@ def test_after_a_restart_nobody_has_been_silent_yet() -> None:
 def test_two_calls_at_a_time_are_both_counted() -> None:
     clock = Clock()
     presence = Presence(clock)
-    with presence.call("/x/activity/a", ""):
-        with presence.call("/x/activity/a", ""):
+    with presence.call("/activity-api/v1/activity/a", ""):
+        with presence.call("/activity-api/v1/activity/a", ""):
             clock.now = 101.0
         clock.now = 500.0
         assert presence.silent_s([activity_key("a")], since=0) == 0.0
@@ -78,7 +79,7 @@ def test_what_is_remembered_is_bounded() -> None:
     presence = Presence(clock)
     for number in range(limits.MAX_PRESENCES + 1):
         clock.now += 1
-        with presence.call(f"/x/activity/{number}", ""):
+        with presence.call(f"/activity-api/v1/activity/{number}", ""):
             pass
     assert presence.silent_s([activity_key("0")], since=0) == clock.now - 100.0
     assert presence.silent_s([activity_key("1")], since=0) == clock.now - 102.0
