@@ -3,6 +3,8 @@
 * It agrees to permessage-deflate whenever a client offers it, and golem-js does: deflating both ways took the larger
   part of a file's time. There is no setting, so its handshake is told that nothing was offered.
 * wsproto unmasks in Python, which was the largest part of what was left (14 % of the node's time); now C does it.
+* It writes the head and the body of an answer apart: two system calls, two packets and two wake-ups of the client where
+  one does, a quarter of a cheap answer's time. What has a length goes out in one write.
 * It shields each write to a socket from cancellation without end: one client that was stopped while we wrote to it kept
   the whole node from ending. Now a write has REST_WRITE_STALL_S, and at the end of the server REST_SHUTDOWN_GRACE_S.
 """
@@ -11,11 +13,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import h11
 import trio
 import wsproto.frame_protocol
 from hypercorn.config import Config
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol import ws_stream
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from websockets import frames as websocket_frames
 
@@ -68,6 +72,21 @@ async def _protocol_send(self: Any, event: Any) -> None:
     await self.protocol.handle(Closed())
 
 
+async def _send_h11_event(self: Any, event: Any) -> None:
+    """As Hypercorn's, but that a head whose body has a length waits for what follows it at once."""
+    try:
+        data = self.connection.send(event) or b""
+    except h11.LocalProtocolError:
+        if self.connection.their_state != h11.ERROR:
+            raise
+        return
+    data = self.__dict__.pop("golemp2p_head", b"") + data
+    if isinstance(event, h11.Response) and any(name == b"content-length" for name, _ in event.headers):
+        self.golemp2p_head = data
+    elif data:
+        await self.send(RawData(data=data))
+
+
 class _PlainHandshake(ws_stream.Handshake):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -92,6 +111,7 @@ def prepare(config: Config) -> Writes:
     ws_stream.Handshake = _PlainHandshake  # type: ignore[misc] # the patch
     wsproto.frame_protocol.XorMaskerSimple = _Masker  # type: ignore[misc, assignment] # the patch
     TCPServer.protocol_send = _protocol_send  # type: ignore[method-assign] # the patch
+    H11Protocol._send_h11_event = _send_h11_event  # type: ignore[method-assign] # the patch
     writes = Writes()
     config.golemp2p_writes = writes  # type: ignore[attr-defined] # the way to the connections
     return writes
