@@ -70,6 +70,6 @@ async def test_a_machine_reaches_what_its_manifest_names(mixed: World) -> None:
     async with web_server(b"from the outside") as port:
         machine = await mixed.start(mixed.providers[0], runtime="vm/qemu", demand=manifest(f"http://api.test:{port}"))
         assert await machine.ok(f"wget -q -O - http://api.test:{port}/") == "from the outside"
-        for forbidden in (f"wget -T 5 -q -O - http://other.test:{port}/", "wget -T 5 -q -O - http://10.0.0.1/"):
+        for forbidden in (f"wget -q -O - http://other.test:{port}/", "wget -T 5 -q -O - http://10.0.0.1/"):
             done, text = await machine.sh(forbidden)
             assert not done, (forbidden, text)

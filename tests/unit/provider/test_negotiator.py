@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -7,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golemp2p.core.agreement import CHOSEN_PLATFORM
+from golemp2p.core.manifest import PAYLOAD, OutboundRule
 from golemp2p.core.properties import Properties
 from golemp2p.provider.negotiator import EXPIRATION, MAX_LIFE_S, Refusal, answer
-from golemp2p.provider.offer import ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT
+from golemp2p.provider.offer import ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT, ProviderTerms, offer_properties
+from golemp2p.wire.rest.node import RuntimeInfo
 
 NOW = 1_800_000_000.0
 PLATFORM = "erc20-local-tglm"
@@ -25,6 +28,39 @@ def test_a_demand_that_asks_for_nothing_special_gets_the_offer() -> None:
 def test_terms_within_the_limits_are_taken_over() -> None:
     counter = answer(OFFER, {**DEMAND, ACCEPT_TIMEOUT: 30, NOTE_INTERVAL: 60.0}, issuer="0xR", now=NOW)
     assert counter == {**OFFER, ACCEPT_TIMEOUT: 30, NOTE_INTERVAL: 60.0}
+
+
+@pytest.mark.parametrize(
+    ("whitelist", "code"), [((), "OutboundNotAllowed"), (("b.org",), "OutboundNotAllowed"), (("a.org",), None)]
+)
+def test_a_manifest_beyond_the_owners_rule_is_refused_with_the_host(
+    whitelist: tuple[str, ...], code: str | None
+) -> None:
+    document = {"compManifest": {"net": {"inet": {"out": {"urls": ["https://a.org"]}}}}}
+    found = answer(
+        OFFER, {**DEMAND, PAYLOAD: json.dumps(document)}, issuer="0xR", now=NOW, outbound=OutboundRule(whitelist)
+    )
+    if code is None:
+        assert found == OFFER
+    else:
+        assert isinstance(found, Refusal)
+        assert found.code == code
+        assert found.message
+
+
+def test_a_manifest_that_is_none_is_refused() -> None:
+    found = answer(OFFER, {**DEMAND, PAYLOAD: "garbage"}, issuer="0xR", now=NOW)
+    assert isinstance(found, Refusal)
+    assert found.code == "BadManifest"
+
+
+@pytest.mark.parametrize("whitelist", [(), ("a.org",)], ids=str)
+def test_a_way_outside_is_offered_only_by_the_owners_wish(whitelist: tuple[str, ...]) -> None:
+    runtime = RuntimeInfo(
+        id="vm/docker", name="vm", version="1", properties={"golem.runtime.capabilities": ["vpn", "inet"]}
+    )
+    offered = offer_properties(ProviderTerms(outbound=whitelist), runtime, [], subnet="public")
+    assert offered["golem.runtime.capabilities"] == (["vpn", "inet"] if whitelist else ["vpn"])
 
 
 @pytest.mark.parametrize(
