@@ -405,3 +405,9 @@ AGENT_SILENCE_S: Final = 240.0  # where no accept timeout was agreed: as long as
 MIN_AGENT_SILENCE_S: Final = 60.0  # whatever was agreed: programs retry for some seconds when they cannot reach us
 AGENT_CHECK_S: Final = 5.0
 MAX_PRESENCES: Final = 10_000  # keys remembered; a program has about ten for each agreement
+
+# --- what an image has in its volumes ---------------------------------------------------------------------------------
+MAX_SEED_FILES: Final = 100_000  # copied into the volumes of one activity; 4,000 take a second
+SEED_TIMEOUT_S: Final = 300.0  # reading and copying, of all volumes; 1 GB takes 5 s
+SEED_REMEMBERED_BYTES: Final = 64 * 1024  # a tar of what one image has at one path; mostly nothing
+SEEDS_REMEMBERED: Final = 256

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from golemp2p import limits
 from golemp2p.images.archive import Archive, LayerRef
 from golemp2p.images.inspecting import Squashed, open_image
-from golemp2p.images.model import ImageConfig, ImageError, config_section
+from golemp2p.images.model import VOLUMES_LABEL, ImageConfig, ImageError, config_section
 from golemp2p.images.plain import HashingSlice, decoder, inflate, unpacked_limit
 from golemp2p.images.rootfs import RootFs
 from golemp2p.images.squashfs import SquashFs
@@ -84,6 +84,10 @@ def _to_docker(
     if isinstance(image, Archive):
         layers = list(plain_layers(file, image, scratch, max_bytes, files))
         config_bytes = image.config_bytes
+        if image.config.volumes:
+            whole = json.loads(config_bytes)
+            whole["config"] = _with_volumes_as_label(whole["config"], image.config)
+            config_bytes = json.dumps(whole).encode()
     else:
         layer = files.enter_context((scratch / "layer.tar").open("w+b"))
         sha256 = _layer_of_squashfs(image.squashfs, layer, max_bytes)
@@ -93,7 +97,7 @@ def _to_docker(
                 "architecture": image.config.architecture,
                 "os": image.config.os,
                 "created": "1970-01-01T00:00:00Z",
-                "config": config_section(image.config),
+                "config": _with_volumes_as_label(config_section(image.config), image.config),
                 "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256}"]},
             },
             sort_keys=True,
@@ -111,6 +115,18 @@ def _to_docker(
     manifest = [{"Config": config_name, "RepoTags": [name], "Layers": names}]
     write_file(out, "manifest.json", json.dumps(manifest).encode())
     out.write(END)
+
+
+def _with_volumes_as_label(section: dict[str, Any], config: ImageConfig) -> dict[str, Any]:
+    """Without ``Volumes``: for those an engine would make directories of its own and copy the image's files there."""
+    if config.volumes:
+        del section["Volumes"]
+        labels = section.get("Labels")
+        section["Labels"] = {
+            **(labels if isinstance(labels, dict) else {}),
+            VOLUMES_LABEL: json.dumps(config.volumes),
+        }
+    return section
 
 
 def plain_layers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -13,6 +14,10 @@ _MAX_ITEMS: Final = 1_024  # of one list in a configuration; real ones have abou
 _MAX_TEXT_CHARS: Final = 32 * 1_024  # of one string
 ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "riscv64": "riscv64"}
 """``platform.machine()`` in the words of image configurations."""
+
+
+VOLUMES_LABEL: Final = "golemp2p.volumes"
+"""Where an image in an engine says in JSON what its ``Volumes`` were: the engine is not to make them."""
 
 
 class ImageError(GolemError):
@@ -113,6 +118,15 @@ def config_section(config: ImageConfig) -> dict[str, Any]:
     if config.volumes:
         section["Volumes"] = {path: {} for path in config.volumes}
     return section
+
+
+def labelled_volumes(labels: Mapping[str, Any]) -> list[str]:
+    """What VOLUMES_LABEL says; nothing where it says no list."""
+    try:
+        found = json.loads(labels.get(VOLUMES_LABEL) or "[]")
+    except (ValueError, TypeError, RecursionError):
+        return []
+    return [str(path) for path in found] if isinstance(found, list) else []
 
 
 def _texts(section: Mapping[str, Any], name: str) -> tuple[str, ...]:

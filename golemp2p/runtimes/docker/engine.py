@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 import docker
 import requests
@@ -144,6 +144,26 @@ class Engine:
                 with trio.CancelScope(shield=True), contextlib.suppress(EngineError):
                     await self.remove(container)
             raise
+
+    async def archive(self, container: str, path: str, out: IO[bytes], *, max_bytes: int) -> None:
+        """A tar of ``path`` in a container, after whose links the engine looks; nothing where nothing is there.
+
+        Raises EngineError, also when it is larger. An abandoned call ends when ``out`` is closed.
+        """
+
+        def read(api: Any) -> None:
+            try:
+                blocks, _ = api.get_archive(container, path)
+            except docker.errors.NotFound:
+                return
+            left_bytes = max_bytes
+            for block in blocks:
+                left_bytes -= len(block)
+                if left_bytes < 0:
+                    raise docker.errors.DockerException(f"{path} has more than {max_bytes} bytes")
+                out.write(block)
+
+        await self.call(read, timeout_s=limits.SEED_TIMEOUT_S)
 
     async def attach(self, container: str) -> socket.socket:
         """A raw connection to the stdin, stdout and stderr of a container that is not started yet."""

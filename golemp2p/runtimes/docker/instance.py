@@ -50,9 +50,17 @@ def _hand_over(pid: int, directories: Sequence[Path]) -> None:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         uid, gid = (int(line.split()[1]) for name in ("Uid:", "Gid:") for line in lines if line.startswith(name))
         for directory in directories:
+            if uid == 0 and directory.stat().st_uid != 0:
+                continue  # as the image has it, for a service that root starts
             os.chown(directory, uid, gid)
     except (OSError, ValueError) as exc:
         log.info("volumes_not_handed_over", error=str(exc))
+
+
+def _open_up(directories: Sequence[Path]) -> None:
+    """For whatever user the container runs as, which we cannot know."""
+    for directory in directories:
+        directory.chmod(0o777)
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,8 @@ class DockerInstance:
         self._cgroup = cgroup_of(pid, container)
         if self._cgroup.readable:  # the process is one of this machine
             await trio.to_thread.run_sync(_hand_over, pid, list(self._machine.volumes.values()))
+        else:
+            await trio.to_thread.run_sync(_open_up, list(self._machine.volumes.values()))
         upper = (facts.get("GraphDriver", {}).get("Data") or {}).get("UpperDir")
         if upper and await trio.to_thread.run_sync(_is_visible, Path(upper)):
             self._upper = Path(upper)

@@ -22,15 +22,18 @@ import structlog
 import trio
 
 from golemp2p import __version__, limits
+from golemp2p.images.model import labelled_volumes
 from golemp2p.runtimes.base import Deployment, Probe, RuntimeFailureError
 from golemp2p.runtimes.docker.engine import Engine, EngineError, find_engine
 from golemp2p.runtimes.docker.images import EngineImages
 from golemp2p.runtimes.docker.instance import WORK, DockerInstance, Machine
+from golemp2p.runtimes.docker.seeds import VolumeSeeds
 from golemp2p.runtimes.docker.trial import trial_image
 from golemp2p.runtimes.docker.workvolume import drop_all, drop_volume, make_volume
 from golemp2p.runtimes.guest.build import agent_binary
 from golemp2p.runtimes.link import host_names
 from golemp2p.runtimes.probing import drop_dead_probes, probe_with_network
+from golemp2p.runtimes.seeding import Room
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +97,7 @@ class DockerRuntime:
         self._alive: set[str] = set()  # activities
         self._stale = False  # something of ours may be left at the engine
         self._images = EngineImages(settings.pull)
+        self._seeds = VolumeSeeds(self._be_stale)
         self._networks: list[str] = []  # capabilities that a trial has found
 
     @property
@@ -174,6 +178,9 @@ class DockerRuntime:
                 await trio.to_thread.run_sync(drop_volume, deployment.work_dir)
             raise
 
+    def _be_stale(self) -> None:
+        self._stale = True
+
     def _ended(self, activity_id: str, removed: bool) -> None:
         self._alive.discard(activity_id)
         self._stale = self._stale or not removed
@@ -191,6 +198,9 @@ class DockerRuntime:
         shared = deployment.work_dir / "agent"
         await trio.to_thread.run_sync(_copy_agent, agent, shared)
         volumes = await self._volumes(deployment, [*_image_volumes(config), *deployment.volumes])
+        labels = {LABEL: self._owner, ACTIVITY: deployment.activity_id}
+        room = Room(deployment.limits.storage_bytes or limits.DEFAULT_ACTIVITY_DISK_BYTES)
+        await self._seeds.fill(engine, image, volumes, labels, room)
         binds = {str(host): {"bind": guest, "mode": "rw"} for guest, host in volumes.items()}
         binds[str(shared)] = {"bind": AGENT, "mode": "ro"}
         user = await self._user(engine, config)
@@ -204,7 +214,7 @@ class DockerRuntime:
             working_dir=config.get("WorkingDir") or "/",  # made by the engine where the image has it not
             environment={},
             stdin_open=True,
-            labels={LABEL: self._owner, ACTIVITY: deployment.activity_id},
+            labels=labels,
             healthcheck={"test": ["NONE"]},
             stop_signal="SIGKILL",
             host=self._host_config(deployment, binds),
@@ -309,7 +319,7 @@ def _image_volumes(config: Mapping[str, Any]) -> list[str]:
 
     None may be left to the engine: it would make a directory of its own for it, without any limit of size.
     """
-    wanted = list(config.get("Volumes") or {})
+    wanted = [*(config.get("Volumes") or {}), *labelled_volumes(config.get("Labels") or {})]
     if len(wanted) > limits.MAX_VOLUMES:
         raise RuntimeFailureError(f"the image has {len(wanted)} volumes", hint=f"at most {limits.MAX_VOLUMES}")
     for path in wanted:

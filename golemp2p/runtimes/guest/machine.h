@@ -163,17 +163,37 @@ static int enter_image(u32 id, u32 flags, char *hostname)
     return 0;
 }
 
-/* A volume is a directory of the scratch disk, mounted on its path: the payload can neither move nor remove it. */
+static int is_empty(const char *path)
+{
+    DIR *dir = opendir(path);
+    struct dirent *e;
+    while (dir && (e = readdir(dir)) && (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))) {}
+    int empty = !dir || !e;
+    if (dir) closedir(dir);
+    return empty;
+}
+
+/* A volume is a directory mounted on its path: the payload can neither move nor remove it. Where the image has files
+ * there it is the image's own directory, whose changes go to the scratch disk; else one of the scratch disk. */
 static int make_volume(int number, char *path)
 {
     char name[16], source[64];
+    struct stat image, root;
     make_directories(path);
     if (g_scratch < 0) return access(path, F_OK);
-    snprintf(name, sizeof name, "%d", number);
-    mkdirat(g_scratch, name, 0755);
-    int fd = openat(g_scratch, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (stat(path, &image) || stat("/", &root)) return -1;
+    int fd, is_image = image.st_dev == root.st_dev; /* not /proc or /dev, nor below another volume */
+    if (is_image && !is_empty(path)) {
+        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    } else {
+        snprintf(name, sizeof name, "%d", number);
+        mkdirat(g_scratch, name, 0755);
+        fd = openat(g_scratch, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (is_image && fd >= 0 && fchown(fd, image.st_uid, image.st_gid)) close_fd(&fd);
+    }
     if (fd < 0) return -1;
-    own(fd);
+    if (is_image) fchmod(fd, (image.st_mode & 07777) | 0700);
+    if (g_default_user.uid || !image.st_uid) own(fd); /* what a service's user owns stays its own when root starts it */
     snprintf(source, sizeof source, "/proc/self/fd/%d", fd);
     int result = mount(source, path, NULL, MS_BIND, NULL);
     int error = errno;
