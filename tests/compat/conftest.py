@@ -42,7 +42,7 @@ def _open(engine: Engine, paths: pytest.TempPathFactory, name: str, **options: o
             network_name="holesky",  # what yapapi and golem-js ask for by default
             images={ALPINE: image, HELLO_HASH: image, BLENDER_HASH: image},
             origins=[PAGE_ORIGIN],
-            provider={"max_activities": 4, "memory_gib": 1.0},
+            provider={"max_activities": 4, "memory_gib": 2.0},
             payment={"auto_accept_after_s": 2.0},
             **options,
         ) as net:
