@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 WORK: Final = "/golem/work"
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DAC_OVERRIDE: Final = 1 << 1
 AS_THE_CONTAINER: Final = RunLimits(open_files=None)  # which has its ulimits and its control group
 
 
@@ -43,15 +44,18 @@ def _is_visible(directory: Path) -> bool:
         return False
 
 
-def _hand_over(pid: int, directories: Sequence[Path]) -> None:
-    """Give the volumes to the user that the container runs as, where we may; what is put into them follows."""
+def _hand_over(pid: int, directories: Sequence[Path], kept: int) -> None:
+    """Give the volumes to the user that the container runs as, where we may; what is put into them follows.
+
+    A root that keeps the rights (``kept``) of root gets none that the image gives to another: a service it starts.
+    """
     try:
         # Not the owner of /proc/PID, who is root: the agent lets nobody look into it.
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         uid, gid = (int(line.split()[1]) for name in ("Uid:", "Gid:") for line in lines if line.startswith(name))
         for directory in directories:
-            if uid == 0 and directory.stat().st_uid != 0:
-                continue  # as the image has it, for a service that root starts
+            if uid == 0 and kept & DAC_OVERRIDE and directory.stat().st_uid != 0:
+                continue
             os.chown(directory, uid, gid)
     except (OSError, ValueError) as exc:
         log.info("volumes_not_handed_over", error=str(exc))
@@ -123,7 +127,7 @@ class DockerInstance:
         pid = int(facts["State"]["Pid"])
         self._cgroup = cgroup_of(pid, container)
         if self._cgroup.readable:  # the process is one of this machine
-            await trio.to_thread.run_sync(_hand_over, pid, list(self._machine.volumes.values()))
+            await trio.to_thread.run_sync(_hand_over, pid, list(self._machine.volumes.values()), self._machine.kept)
         else:
             await trio.to_thread.run_sync(_open_up, list(self._machine.volumes.values()))
         upper = (facts.get("GraphDriver", {}).get("Data") or {}).get("UpperDir")

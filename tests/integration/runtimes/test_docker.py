@@ -20,6 +20,7 @@ from tests.e2e.net import wait_until
 from tests.engine import Engine
 from tests.integration.runtimes.busybox import make_rootfs, make_squashfs, make_tar
 from tests.integration.runtimes.contract import MIB, Output, Payload, RuntimeContract
+from tests.integration.runtimes.seeded import ImageContract
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def runtime(docker_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> 
     )
 
 
-class TestDocker(RuntimeContract):
+class TestDocker(ImageContract):
+    root_is_mighty = False
+
     async def shell(
         self,
         runtime: DockerRuntime,

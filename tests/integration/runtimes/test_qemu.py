@@ -29,7 +29,8 @@ from golemp2p.runtimes.qemu.prepare import prepare
 from golemp2p.runtimes.qemu.runtime import QemuRuntime
 from golemp2p.runtimes.volumes import GuestPathError
 from tests.integration.runtimes.busybox import make_rootfs, make_squashfs, make_tar
-from tests.integration.runtimes.contract import MIB, NO_LIMITS, Output, Payload, RuntimeContract, unwrapped
+from tests.integration.runtimes.contract import MIB, NO_LIMITS, Output, Payload, unwrapped
+from tests.integration.runtimes.seeded import ImageContract
 
 TOOLS = ("qemu-system-x86_64", "mksquashfs", "mke2fs", "setpriv", "prlimit", "lz4")
 
@@ -73,7 +74,7 @@ def runtime(vm_cache: Path) -> QemuRuntime:
     return QemuRuntime(vm_cache, accel="tcg")
 
 
-class TestQemu(RuntimeContract):
+class TestQemu(ImageContract):
     # The limit is kept by the guest's clock, which counts time that the host gave to others. The host's count is
     # billed, with what the emulator itself takes.
     cpu_bounds = (0.2, 2.0)
