@@ -103,7 +103,7 @@ def test_the_daily_commands_work(environment: dict[str, str], tmp_path: Path) ->
 def test_the_commands_for_images_work(environment: dict[str, str], tmp_path: Path) -> None:
     environment["GOLEMP2P_CACHE_DIR"] = str(tmp_path / "cache")
     environment["GOLEMP2P_DATA_DIR"] = str(tmp_path / "data")
-    setup, make, build, listed, inspect, runtimes, test, job = commands(block_with("image build"))
+    setup, make, build, listed, inspect, runtimes, test, job = commands(block_with("image build busybox -t busybox"))
     run(setup, environment, ROOT)
     run(make, environment, tmp_path)
     hashed = run(build, environment, tmp_path).strip()
@@ -133,7 +133,7 @@ def test_a_receipt_is_made_and_checked(environment: dict[str, str], tmp_path: Pa
 
 
 def test_the_sdk_program_works(environment: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "render.py").write_text(blocks("python")[0])
+    (tmp_path / "render.py").write_text(next(block for block in blocks("python") if "golemp2p.sdk" in block))
     put_resvg(tmp_path)
     for name in ("one", "two", "three"):
         (tmp_path / f"{name}.svg").write_text(SVG)
@@ -141,6 +141,36 @@ def test_the_sdk_program_works(environment: dict[str, str], tmp_path: Path) -> N
     assert found
     lines = run(found[1], environment, tmp_path).splitlines()
     assert sorted(line.split()[0] for line in lines) == ["one.svg", "three.svg", "two.svg"]
+
+
+def busybox_image(environment: dict[str, str], directory: Path) -> None:
+    """As the commands for images make it."""
+    _, make, build, *_ = commands(block_with("image build busybox -t busybox"))
+    run(make, environment, directory)
+    run(build, environment, directory)
+
+
+def test_a_yapapi_program_runs(environment: dict[str, str], tmp_path: Path) -> None:
+    environment["GOLEMP2P_CACHE_DIR"] = str(tmp_path / "cache")
+    busybox_image(environment, tmp_path)
+    (program,) = [block for block in blocks("python") if "yapapi" in block]
+    (tmp_path / "hello.py").write_text(program)
+    *prepare, job = commands(block_with("pip install yapapi"))
+    for command in prepare:
+        run(command, environment, tmp_path)
+    assert "hello from a provider" in run(job.replace("scripts/", f"{ROOT}/scripts/"), environment, tmp_path)
+
+
+def test_the_program_of_golem_js_own_readme_runs(environment: dict[str, str], tmp_path: Path) -> None:
+    environment["GOLEMP2P_CACHE_DIR"] = str(tmp_path / "cache")
+    busybox_image(environment, tmp_path)
+    *prepare, job = commands(block_with("npm install @golem-sdk/golem-js"))
+    for command in prepare:
+        run(command, environment, tmp_path)
+    readme = (tmp_path / "node_modules/@golem-sdk/golem-js/README.md").read_text()
+    (program,) = [block for block in re.findall(r"```ts\n(.*?)```", readme, re.DOTALL) if "oneOf" in block]
+    (tmp_path / "hello.ts").write_text(program)
+    assert "Hello, Golem!" in run(job.replace("scripts/", f"{ROOT}/scripts/"), environment, tmp_path)
 
 
 @pytest.fixture
