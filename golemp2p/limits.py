@@ -376,7 +376,8 @@ GSB_MAX_SERVICES: Final = 10_000  # names bound at a time; a program has one per
 GSB_NAME_CHARS: Final = 256
 GSB_MAX_COMPONENTS: Final = 32
 GSB_MAX_FRAME_BYTES: Final = 4 * MIB  # golem-js answers a chunk with what it was asked for, once in a while with all
-GSB_CHUNK_BYTES: Final = 8 * 65_507  # whole packets of the network, 512 KiB, with its frame below 1 MiB, where some WebSocket libraries stop by default
+# Whole packets of the network, 512 KiB; with its frame below 1 MiB, where some WebSocket libraries stop by default.
+GSB_CHUNK_BYTES: Final = 8 * 65_507
 GSB_READ_AHEAD: Final = 4  # chunks of one file that a program is asked for at a time
 GSB_QUEUE: Final = 32  # frames that wait to be written to a program
 GSB_MAX_WAITING: Final = 1_024  # questions to one program without an answer

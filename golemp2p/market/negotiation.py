@@ -35,6 +35,7 @@ from golemp2p.wire.p2p.market import PROTOCOL, CounterBody, RecordBody, RejectBo
 
 log = structlog.get_logger("golemp2p.market")
 
+_GONE_HINT: Final = "proposals end with their offer, or after an hour"
 _FINISHED: Final = frozenset(
     {
         ProposalState.COUNTERED_INITIAL,
@@ -124,15 +125,13 @@ class Negotiation:
         """Raises NotFoundError."""
         proposal = self._proposals.get(proposal_id)
         if proposal is None or proposal.subscription != subscription_id:
-            raise NotFoundError(
-                f"proposal {proposal_id} of {subscription_id} is unknown", hint="proposals end with their offer, or after an hour"
-            )
+            raise NotFoundError(f"proposal {proposal_id} of {subscription_id} is unknown", hint=_GONE_HINT)
         return proposal
 
     def find(self, proposal_id: ProposalId) -> Proposal:
         proposal = self._proposals.get(proposal_id)
         if proposal is None:
-            raise NotFoundError(f"proposal {proposal_id} is unknown", hint="proposals end with their offer, or after an hour")
+            raise NotFoundError(f"proposal {proposal_id} is unknown", hint=_GONE_HINT)
         return proposal
 
     def find_key(self, key: str, peer: PeerId) -> Proposal:

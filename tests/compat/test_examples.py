@@ -2,8 +2,8 @@
 
 `GOLEMP2P_CLIENT_SOURCES=DIRECTORY pytest tests/compat/test_examples.py` with checkouts named yapapi, golem-js and
 golem-core-python below it. Without that setting there is nothing here to run: the other files of this folder do the
-same with what the registries have. The images that the Python examples name cannot be had offline; the network runs its test
-image in their place, with the hash check off (see support.HELLO_HASH).
+same with what the registries have. The images that the Python examples name cannot be had offline; the network runs its
+test image in their place, with the hash check off (see support.HELLO_HASH).
 """
 
 from __future__ import annotations
