@@ -18,8 +18,10 @@ from golemp2p.activity.service import ActivityService
 from golemp2p.api.presence import Presence, activity_key, agreement_key, demand_key, session_key
 from golemp2p.core.agreement import Agreement, Role
 from golemp2p.core.properties import number
+from golemp2p.core.records import RecordKind
 from golemp2p.errors import GolemError
 from golemp2p.market.agreements import Agreements
+from golemp2p.market.service import MarketService
 
 log = structlog.get_logger("golemp2p.node")
 
@@ -34,6 +36,20 @@ def allowed_silence_s(agreement: Agreement) -> float:
         if agreed is not None:
             return max(agreed, limits.MIN_AGENT_SILENCE_S)
     return limits.AGENT_SILENCE_S
+
+
+async def end_silent_demands(market: MarketService, presence: Presence, clock: Callable[[], float]) -> NoReturn:
+    """For ever: withdraw the demands that nobody asks about any more, which would be renewed for ever."""
+    while True:
+        for demand in market.subscriptions.all(RecordKind.DEMAND):
+            silent_s = presence.silent_s([demand_key(demand.id)], since=demand.created_at)
+            if silent_s > limits.DEMAND_SILENCE_S:
+                log.warning("demand_silent", demand_id=demand.id, owner=demand.owner, silent_s=round(silent_s, 1))
+                try:
+                    await market.unsubscribe(RecordKind.DEMAND, demand.id)
+                except GolemError as exc:  # its program has just done so
+                    log.info("demand_not_withdrawn", demand_id=demand.id, error=str(exc))
+        await trio.sleep(limits.DEMAND_SILENCE_S / 10)
 
 
 async def end_abandoned(

@@ -22,7 +22,7 @@ import trio
 from fastapi import FastAPI
 
 from golemp2p import __version__
-from golemp2p.abandoned import end_abandoned
+from golemp2p.abandoned import end_abandoned, end_silent_demands
 from golemp2p.activity.http import HttpTransfers
 from golemp2p.activity.receipts import Notary
 from golemp2p.activity.service import ActivityService
@@ -340,6 +340,7 @@ async def _run_services(
         nursery.start_soon(
             partial(end_abandoned, market.agreements, activity, presence, silence_s=silence_s, clock=time.time)
         )
+        nursery.start_soon(end_silent_demands, market, presence, time.time)
         await nursery.start(serve_rest, app, rest_socket)
         facts = facts_of(node)
         _write_private(locations, "running", json.dumps(facts))

@@ -58,8 +58,10 @@ class Subscription:
     record: MarketRecord
     owner: str
     events: EventQueue[MarketEvent] = field(init=False)
+    created_at: float = field(init=False)  # the record is renewed
 
     def __post_init__(self) -> None:
+        self.created_at = self.record.issued_at
         self.events = EventQueue(f"{self.record.kind.value} {self.record.id}")
 
     @property

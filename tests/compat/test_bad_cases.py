@@ -30,21 +30,19 @@ async def _invoice_statuses(node: NodeProcess, agreement: str) -> list[str]:
         return [i.status for i in await client.payment.invoices() if i.agreement_id == agreement]
 
 
+@pytest.mark.parametrize("stage", ["agreement ", "ready on", "step 1"])
 def test_a_killed_golem_js_program_leaves_no_agreement_no_activity_and_no_unpaid_bill(
-    fragile_net: Net, golem_js: JsClient, tmp_path: Path
+    fragile_net: Net, golem_js: JsClient, stage: str, tmp_path: Path
 ) -> None:
     """The node ends what it left after the agreed silence, here shortened by a setting, and answers the invoice."""
     with started(javascript(golem_js, "long.ts"), agent_env(fragile_net), tmp_path) as program:
-        program.wait_for("step 1")
+        program.wait_for(stage)
         (agreement,) = re.findall(r"^agreement (\w+)$", program.output, re.M)
         program.kill()
     requestor = fragile_net.requestor
     wait_until(lambda: trio.run(_agreement, requestor, agreement) == "Terminated", what="the agreement to end")
     for node in (requestor, *fragile_net.providers):
-        wait_until(
-            lambda node=node: agreement not in trio.run(_live_activities, node),
-            what=f"the activity on {node.name} to end",
-        )
+        wait_until(lambda node=node: agreement not in trio.run(_live_activities, node), what=f"its end on {node.name}")
     wait_until(
         lambda: trio.run(_invoice_statuses, requestor, agreement) in (["ACCEPTED"], ["SETTLED"]),
         what="the invoice to be accepted by the node",

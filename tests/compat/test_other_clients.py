@@ -7,8 +7,9 @@ import signal
 from pathlib import Path
 
 import httpx
+import pytest
 
-from tests.compat.clients import python_client
+from tests.compat.clients import TRACKS, python_client
 from tests.compat.support import ALPINE, agent_env, python, run, started
 from tests.e2e.net import Net, wait_until
 
@@ -57,18 +58,20 @@ def _image(net: Net) -> dict[str, str]:
     return found
 
 
-def test_golem_cores_managers_hire_work_and_pay(net: Net, tmp_path: Path) -> None:
+@pytest.mark.parametrize("track", TRACKS)
+def test_golem_cores_managers_hire_work_and_pay(net: Net, track: str, tmp_path: Path) -> None:
     image = _image(net)
     env = agent_env(net, IMAGE_URL=image["http"], IMAGE_HASH=image["sha3"])
-    said = run(python(python_client("golem-core", "pinned"), "core_work.py"), env, tmp_path)
+    said = run(python(python_client("golem-core", track), "core_work.py"), env, tmp_path)
     assert json.loads(said.splitlines()[-1]) == ["hello core\n", "GOLEM-CORE\n"]
 
 
-def test_dapp_runner_deploys_a_web_server_and_takes_it_down(net: Net, tmp_path: Path) -> None:
+@pytest.mark.parametrize("track", TRACKS)
+def test_dapp_runner_deploys_a_web_server_and_takes_it_down(net: Net, track: str, tmp_path: Path) -> None:
     image = _image(net)
     (tmp_path / "app.yaml").write_text(DAPP.format(url=image["http"], sha3=image["sha3"], server=json.dumps(SERVER)))
     (tmp_path / "config.yaml").write_text(CONFIG)
-    client = python_client("dapp-runner", "pinned")
+    client = python_client("dapp-runner", track)
     runner = client.directory / "bin" / "dapp-runner"
     command: list[str | Path] = [runner, "start", "--config", "config.yaml", "--data", "data", "app.yaml"]
     with started(command, agent_env(net), tmp_path) as program:

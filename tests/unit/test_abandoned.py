@@ -13,11 +13,12 @@ import trio
 from trio.testing import MockClock
 
 from golemp2p import limits
-from golemp2p.abandoned import ACCEPT_TIMEOUT, REASON, allowed_silence_s, end_abandoned
+from golemp2p.abandoned import ACCEPT_TIMEOUT, REASON, allowed_silence_s, end_abandoned, end_silent_demands
 from golemp2p.activity.service import ActivityService
 from golemp2p.api.presence import Presence
 from golemp2p.core.agreement import Agreement, Role
 from golemp2p.core.ids import AgreementId
+from golemp2p.core.records import RecordKind
 from golemp2p.errors import GoneError
 from golemp2p.market.agreements import Agreements
 from tests.unit.activity.test_transfers import AGREEMENT
@@ -99,6 +100,30 @@ async def test_a_long_call_is_no_silence(autojump_clock: MockClock) -> None:
             await trio.sleep(1000)
         nursery.cancel_scope.cancel()
     assert not world.book.ended
+
+
+async def test_a_demand_that_nobody_asks_about_is_withdrawn(autojump_clock: MockClock) -> None:
+    asked, silent = (SimpleNamespace(id=name, owner="app", created_at=0.0) for name in ("asked", "silent"))
+    own, withdrawn = {"asked": asked, "silent": silent}, {}
+
+    async def unsubscribe(kind: RecordKind, demand: str) -> None:
+        assert kind is RecordKind.DEMAND
+        del own[demand]
+        withdrawn[demand] = trio.current_time()
+
+    market: Any = SimpleNamespace(
+        subscriptions=SimpleNamespace(all=lambda kind: list(own.values())), unsubscribe=unsubscribe
+    )
+    presence = Presence(trio.current_time)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_silent_demands, market, presence, trio.current_time)
+        for _ in range(400):
+            await trio.sleep(5)
+            with presence.call("/market-api/v1/demands/asked/events", "timeout=5"):
+                pass
+        nursery.cancel_scope.cancel()
+    assert list(withdrawn) == ["silent"]
+    assert limits.DEMAND_SILENCE_S <= withdrawn["silent"] <= limits.DEMAND_SILENCE_S * 1.2
 
 
 async def test_what_we_provide_is_left_alone(autojump_clock: MockClock) -> None:
