@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -15,7 +17,7 @@ from golemp2p.api.openapi import NULL, answers
 from golemp2p.api.shapes import Me
 from golemp2p.core.ids import Address, AllocationId
 from golemp2p.core.money import format_amount, parse_amount
-from golemp2p.errors import UsageError
+from golemp2p.errors import GoneError, NotFoundError, UsageError
 from golemp2p.payment.service import PaymentService
 from golemp2p.storage.payment import Allocation
 from golemp2p.wire.rest import payment as rest
@@ -53,6 +55,15 @@ def _platform(service: PaymentService, wanted: str | rest.PlatformParts | None) 
     return fitting[0]
 
 
+@contextmanager
+def _released_is_not_found() -> Iterator[None]:
+    """Yagna has 410 for a second release only; golem-core reads 404 as "no longer there" and 410 as a failure."""
+    try:
+        yield
+    except GoneError as exc:
+        raise NotFoundError(exc.message, hint=exc.hint) from exc
+
+
 def add_allocations(router: APIRouter, service: PaymentService) -> None:
     @router.post("/allocations", status_code=201, response_model=rest.Allocation, responses=answers(409, 501))
     async def create_allocation(body: rest.NewAllocation, _: Me) -> JSONResponse:
@@ -79,20 +90,21 @@ def add_allocations(router: APIRouter, service: PaymentService) -> None:
         ]
         return JSONResponse([allocation_json(a) for a in found[: max_items or limits.MAX_LISTED]])
 
-    @router.get("/allocations/{allocation_id}", response_model=rest.Allocation, responses=answers(404, 410))
+    @router.get("/allocations/{allocation_id}", response_model=rest.Allocation, responses=answers(404))
     async def get_allocation(allocation_id: str, _: Me) -> JSONResponse:
-        return JSONResponse(allocation_json(await service.allocations.get(allocation_id)))
+        with _released_is_not_found():
+            return JSONResponse(allocation_json(await service.allocations.get(allocation_id)))
 
-    @router.put("/allocations/{allocation_id}", response_model=rest.Allocation, responses=answers(404, 410, 501))
+    @router.put("/allocations/{allocation_id}", response_model=rest.Allocation, responses=answers(404, 501))
     async def amend_allocation(allocation_id: str, body: rest.AllocationUpdate, _: Me) -> JSONResponse:
         _refuse_deposit(body.deposit)
         total = None if body.total_amount is None else parse_amount(body.total_amount, what="totalAmount")
         timeout_at = seconds_of(body.timeout)
         if timeout_at is not None and timeout_at <= time.time():
             raise UsageError("the allocation's new timeout is in the past")
-        return JSONResponse(
-            allocation_json(await service.allocations.amend(allocation_id, total=total, timeout_at=timeout_at))
-        )
+        with _released_is_not_found():
+            amended = await service.allocations.amend(allocation_id, total=total, timeout_at=timeout_at)
+        return JSONResponse(allocation_json(amended))
 
     @router.delete("/allocations/{allocation_id}", response_model=None, responses=answers(404, 410, ok={200: NULL}))
     async def release_allocation(allocation_id: str, _: Me) -> JSONResponse:

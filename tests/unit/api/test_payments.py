@@ -108,9 +108,13 @@ async def test_what_is_missing_or_ended_is_told_by_its_status(autojump_clock: ob
             assert answer.status_code == 501
             assert "deposits are not supported" in answer.json()["message"]
         await good(await r.delete(path))
-        for answer in (await r.delete(path), await r.put(path, json={}), await r.get(path)):
-            assert answer.status_code == 410
-            assert answer.json()["message"]
+        for answer, status in (
+            (await r.delete(path), 410),
+            (await r.put(path, json={}), 404),
+            (await r.get(path), 404),
+        ):
+            assert answer.status_code == status
+            assert "is released" in answer.json()["message"]
         gone = await r.get("/demandDecorations", params={"allocationIds": made["allocationId"]})
         assert gone.status_code == 410
         assert (await r.get("/demandDecorations", params={"allocationIds": "none"})).status_code == 404
