@@ -1,13 +1,14 @@
 """Agreements whose requestor agent has gone: the node ends them after the silence that both sides agreed on.
 
 The agent had promised to accept debit notes within the accept timeout. When for that long nobody has called about an
-agreement, its activities, its demand or its session, the agreement is terminated; its activities end with it, the
+agreement, its activities, its demand, its debit notes or its session, and nobody had a connection to its provider in a
+private network, the agreement is terminated; its activities end with it, the
 invoice comes, and the payment service answers it within the agent's budget or leaves it visible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NoReturn
 
 import structlog
@@ -15,8 +16,17 @@ import trio
 
 from golemp2p import limits
 from golemp2p.activity.service import ActivityService
-from golemp2p.api.presence import Presence, activity_key, agreement_key, demand_key, session_key
+from golemp2p.api.presence import (
+    Presence,
+    activity_key,
+    agreement_key,
+    demand_key,
+    document_key,
+    place_key,
+    session_key,
+)
 from golemp2p.core.agreement import Agreement, Role
+from golemp2p.core.ids import Address, AgreementId
 from golemp2p.core.properties import number
 from golemp2p.core.records import RecordKind
 from golemp2p.errors import GolemError
@@ -27,6 +37,12 @@ log = structlog.get_logger("golemp2p.node")
 
 ACCEPT_TIMEOUT = "golem.com.payment.debit-notes.accept-timeout?"
 REASON = {"message": "the requestor's program is gone", "golem.requestor.code": "AgentSilent"}
+
+
+PlacesOf = Callable[[Address], Iterable[tuple[str, str]]]
+"""(network, IP) of a node in the private networks here."""
+DocumentsOf = Callable[[AgreementId], Awaitable[Iterable[str]]]
+"""Ids of an agreement's debit notes and invoices."""
 
 
 def allowed_silence_s(agreement: Agreement) -> float:
@@ -42,7 +58,7 @@ async def end_silent_demands(market: MarketService, presence: Presence, clock: C
     """For ever: withdraw the demands that nobody asks about any more, which would be renewed for ever."""
     while True:
         for demand in market.subscriptions.all(RecordKind.DEMAND):
-            silent_s = presence.silent_s([demand_key(demand.id)], since=demand.created_at)
+            silent_s = min(clock() - demand.created_at, presence.silent_s([demand_key(demand.id)]))
             if silent_s > limits.DEMAND_SILENCE_S:
                 log.warning("demand_silent", demand_id=demand.id, owner=demand.owner, silent_s=round(silent_s, 1))
                 try:
@@ -59,8 +75,10 @@ async def end_abandoned(
     *,
     silence_s: float | None = None,
     clock: Callable[[], float],
+    places_of: PlacesOf,
+    documents_of: DocumentsOf,
 ) -> NoReturn:
-    """For ever. ``silence_s``: for all agreements, instead of what each of them says."""
+    """For ever. ``silence_s``: for all agreements, instead of what each of them says. ``clock``: of their dates."""
     while True:
         for agreement in agreements.approved(Role.REQUESTOR):
             since = agreement.approved_at or agreement.created_at
@@ -69,7 +87,10 @@ async def end_abandoned(
                 continue
             keys = [agreement_key(agreement.id), demand_key(agreement.demand_id), session_key(agreement.session_id)]
             keys += [activity_key(a.id) for a in activity.requestor.of_agreement(agreement.id)]
-            silent_s = presence.silent_s(keys, since=since)
+            keys += [place_key(network, ip) for network, ip in places_of(agreement.provider_address)]
+            silent_s = presence.silent_s(keys)
+            if silent_s > allowed_s:  # only now, for there may be many
+                silent_s = presence.silent_s([*keys, *map(document_key, await documents_of(agreement.id))])
             if silent_s > allowed_s:
                 log.warning("agent_silent", agreement_id=agreement.id, silent_s=round(silent_s, 1))
                 try:

@@ -305,7 +305,7 @@ async def _run_services(
         started_at=time.time(),
     )
     announce = data.sharing.announce_content
-    presence = Presence(time.time)
+    presence = Presence()
     registry = images_api.Registry(locations.images, content, settings.registry.aliases, announce)
     app = make_app(
         [
@@ -338,7 +338,16 @@ async def _run_services(
         await nursery.start(payment.run)
         silence_s = settings.rest.agent_silence_s
         nursery.start_soon(
-            partial(end_abandoned, market.agreements, activity, presence, silence_s=silence_s, clock=time.time)
+            partial(
+                end_abandoned,
+                market.agreements,
+                activity,
+                presence,
+                silence_s=silence_s,
+                clock=time.time,
+                places_of=vpn.requestor.places_of,
+                documents_of=payment.documents_of,
+            )
         )
         nursery.start_soon(end_silent_demands, market, presence, time.time)
         await nursery.start(serve_rest, app, rest_socket)

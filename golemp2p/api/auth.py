@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,6 +24,8 @@ OPEN_PREFIXES: Final = ("/static-offline-docs/", "/v1/image/", "/image.")
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 UNLIMITED_BODIES: Final = frozenset({("PUT", "/golemp2p/v1/files")})  # streamed to disk, with a limit of its own
 _CORS_MAX_AGE_S: Final = 600
+ROLE_HEADER: Final = "golemp2p-role"
+PROVIDER_ROLE: Final = "provider"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Guard:
         presence: Presence | None = None,
     ) -> None:
         self._app = app
-        self._presence = presence or Presence(time.time)
+        self._presence = presence or Presence()
         self._keys = keys
         self._address = address
         self._hosts = allowed_hosts | LOOPBACK
@@ -141,6 +142,9 @@ class Guard:
                 await _refuse(scope, receive, send, 413, _TOO_LARGE)
                 return
             receive = _limited(receive)
+        if headers.get(ROLE_HEADER) == PROVIDER_ROLE:  # it asks for events for ever: nobody's requestor lives by that
+            await self._app(scope, receive, send)
+            return
         with self._presence.call(scope["path"], scope.get("query_string", b"").decode("latin-1")):
             await self._app(scope, receive, send)
 

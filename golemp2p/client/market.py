@@ -105,8 +105,12 @@ class MarketApi:
         session_id: str | None = None,
         timeout_s: float = 5.0,
         max_events: int = 100,
+        role: str | None = None,
     ) -> list[rest.AgreementOperationEvent]:
-        """Events strictly newer than ``after``, ascending; not consumed."""
+        """Events strictly newer than ``after``, ascending; not consumed.
+
+        ``role``: "provider" asks for a provider: it is no sign that a requestor's program lives.
+        """
         found = await self._session.request(
             "GET",
             f"{_PREFIX}/agreementEvents",
@@ -116,6 +120,7 @@ class MarketApi:
                 "appSessionId": session_id,
                 "afterTimestamp": None if after is None else _iso(after),
             },
+            headers=None if role is None else {"Golemp2p-Role": role},
             timeout_s=timeout_s + POLL_SLACK_S,
         )
         return [rest.AgreementOperationEvent.model_validate(event) for event in found]

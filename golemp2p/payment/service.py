@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from golemp2p import limits
 from golemp2p.core.eip712 import Domain
-from golemp2p.core.ids import Address, PeerId
+from golemp2p.core.ids import Address, AgreementId, PeerId
 from golemp2p.core.payment import DocumentKind, Side
 from golemp2p.errors import GolemError
 from golemp2p.identity.keys import Signer
@@ -156,6 +156,11 @@ class PaymentService:
         self, kind: DocumentKind, *, after: float | None = None, limit: int | None = None
     ) -> list[StoredDocument]:
         return await self._context.storage.run(lambda c: repo.find_documents(c, kind=kind, after=after, limit=limit))
+
+    async def documents_of(self, agreement_id: AgreementId) -> list[str]:
+        """Ids of all debit notes and invoices."""
+        found = await self._context.storage.run(lambda c: repo.find_documents(c, agreement_id=agreement_id))
+        return [stored.document.id for stored in found]
 
     async def payments(
         self,

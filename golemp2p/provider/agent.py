@@ -210,7 +210,9 @@ class Agent:
     async def watch_agreements(self) -> None:
         after = self._since
         while True:
-            for event in await again(self._client.market.agreement_events)(after=after, timeout_s=POLL_S):
+            for event in await again(self._client.market.agreement_events)(
+                after=after, timeout_s=POLL_S, role="provider"
+            ):
                 after = event.event_date
                 contract = self._contracts.get(event.agreement_id)
                 if contract is not None and event.event_type != "AgreementApprovedEvent":

@@ -130,6 +130,15 @@ class Owning:
     def addresses(self, network_id: str) -> list[IPv4Address]:
         return [ip for ip, member in self.get(network_id).membership.members.items() if member.node == self._address]
 
+    def places_of(self, node: Address) -> list[tuple[str, str]]:
+        """(network, IP) of a node in all networks of ours."""
+        return [
+            (owned.id, str(ip))
+            for owned in self._networks.values()
+            for ip, member in owned.membership.members.items()
+            if member.node == node
+        ]
+
     async def add_node(self, network_id: str, node: Address, ip: IPv4Address) -> None:
         """Idempotent. Raises NotFoundError, UsageError, ConflictError."""
         owned = self.get(network_id)

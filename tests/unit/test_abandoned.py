@@ -20,12 +20,14 @@ from golemp2p.core.agreement import Agreement, Role
 from golemp2p.core.ids import AgreementId
 from golemp2p.core.records import RecordKind
 from golemp2p.errors import GoneError
+from golemp2p.identity.keys import NodeKey
 from golemp2p.market.agreements import Agreements
 from tests.unit.activity.test_transfers import AGREEMENT
 
 MINE = replace(
     AGREEMENT,
     role=Role.REQUESTOR,
+    provider=NodeKey.generate().peer_id,
     created_at=0.0,
     approved_at=0.0,
     session_id="app",
@@ -53,6 +55,7 @@ class World:
     def __init__(self, *agreements: Agreement) -> None:
         self.book = Book({a.id: a for a in agreements})
         self.presence = Presence(trio.current_time)
+        self.clock_offset_s = 0.0
         activities: Any = SimpleNamespace(
             requestor=SimpleNamespace(of_agreement=lambda a: [SimpleNamespace(id=f"act-{a}")])
         )
@@ -61,8 +64,13 @@ class World:
             cast(Agreements, self.book),
             cast(ActivityService, activities),
             self.presence,
-            clock=trio.current_time,
+            clock=lambda: trio.current_time() + self.clock_offset_s,
+            places_of=lambda node: [("net", "10.0.0.2")] if node == MINE.provider_address else [],
+            documents_of=self._documents_of,
         )
+
+    async def _documents_of(self, agreement_id: AgreementId) -> list[str]:
+        return [f"note-of-{agreement_id}"]
 
     def call(self, path: str, query: str = "") -> None:
         with self.presence.call(path, query):
@@ -124,6 +132,40 @@ async def test_a_demand_that_nobody_asks_about_is_withdrawn(autojump_clock: Mock
         nursery.cancel_scope.cancel()
     assert list(withdrawn) == ["silent"]
     assert limits.DEMAND_SILENCE_S <= withdrawn["silent"] <= limits.DEMAND_SILENCE_S * 1.2
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/payment-api/v1/debitNotes/note-of-{MINE.id}/accept",
+        f"/payment-api/v1/invoices/note-of-{MINE.id}/reject",
+        "/net-api/v1/net/net/tcp/10.0.0.2/80",
+        "/net-api/v2/vpn/net/net/tcp/10.0.0.2/80",
+    ],
+)
+async def test_who_answers_debit_notes_or_talks_to_the_activity_is_there(path: str, autojump_clock: MockClock) -> None:
+    world = World(MINE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.watch)
+        for _ in range(10):
+            await trio.sleep(100)
+            world.call(path)
+        assert not world.book.ended
+        await trio.sleep(200)
+        nursery.cancel_scope.cancel()
+    assert list(world.book.ended) == [MINE.id]
+
+
+async def test_a_jump_of_the_clock_is_nobodys_silence(autojump_clock: MockClock) -> None:
+    world = World(MINE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.watch)
+        for _ in range(20):
+            await trio.sleep(3)
+            world.call(f"/activity-api/v1/activity/act-{MINE.id}/state")
+            world.clock_offset_s = 3 * 3600.0
+        nursery.cancel_scope.cancel()
+    assert not world.book.ended
 
 
 async def test_what_we_provide_is_left_alone(autojump_clock: MockClock) -> None:

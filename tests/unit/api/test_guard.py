@@ -12,6 +12,7 @@ from starlette.types import Message, Receive
 from golemp2p import errors, limits
 from golemp2p.api.app import make_app, status_of
 from golemp2p.api.auth import AppKey, AppKeys
+from golemp2p.api.presence import Presence, session_key
 from golemp2p.core.ids import Address
 
 from .conftest import PAGE
@@ -71,6 +72,22 @@ async def test_who_has_no_key_or_a_wrong_one_is_told_so_in_plain_text() -> None:
 async def test_the_right_key_opens(headers: dict[str, str]) -> None:
     async with make_client() as http:
         assert (await http.get("/me", headers=headers)).json() == "here"
+
+
+@pytest.mark.parametrize(("role", "noticed"), [({}, True), ({"Golemp2p-Role": "provider"}, False)])
+async def test_events_asked_for_a_provider_keep_no_requestors_agreement(role: dict[str, str], noticed: bool) -> None:
+    now, router = [100.0], APIRouter()
+
+    @router.get("/market-api/v1/agreementEvents")
+    async def events() -> list[str]:
+        now[0] += 50
+        return []
+
+    presence = Presence(lambda: now[0])
+    app = make_app([router], keys=AppKeys([AppKey("k", "secret")]), address=ME, presence=presence)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1") as http:
+        assert (await http.get("/market-api/v1/agreementEvents", headers=bearer("secret", **role))).json() == []
+    assert presence.silent_s([session_key(None)]) == (0.0 if noticed else 50.0)
 
 
 async def test_the_key_may_come_in_the_query() -> None:

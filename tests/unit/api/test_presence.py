@@ -51,17 +51,17 @@ def test_silence_counts_from_the_end_of_the_last_call() -> None:
     presence = Presence(clock)
     with presence.call("/market-api/v1/agreements/a", ""):
         clock.now = 200.0
-        assert presence.silent_s([agreement_key("a")], since=0) == 0.0
+        assert presence.silent_s([agreement_key("a")]) == 0.0
     clock.now = 230.0
-    assert presence.silent_s([agreement_key("a"), session_key("s")], since=0) == 30.0
-    assert presence.silent_s([agreement_key("b")], since=150.0) == 80.0
+    assert presence.silent_s([agreement_key("a"), session_key("s")]) == 30.0
+    assert presence.silent_s([agreement_key("b")]) == 130.0
 
 
 def test_after_a_restart_nobody_has_been_silent_yet() -> None:
     clock = Clock()
     presence = Presence(clock)
     clock.now = 110.0
-    assert presence.silent_s([agreement_key("old")], since=1.0) == 10.0
+    assert presence.silent_s([agreement_key("old")]) == 10.0
 
 
 def test_two_calls_at_a_time_are_both_counted() -> None:
@@ -71,7 +71,7 @@ def test_two_calls_at_a_time_are_both_counted() -> None:
         with presence.call("/activity-api/v1/activity/a", ""):
             clock.now = 101.0
         clock.now = 500.0
-        assert presence.silent_s([activity_key("a")], since=0) == 0.0
+        assert presence.silent_s([activity_key("a")]) == 0.0
 
 
 def test_what_is_remembered_is_bounded() -> None:
@@ -81,5 +81,7 @@ def test_what_is_remembered_is_bounded() -> None:
         clock.now += 1
         with presence.call(f"/activity-api/v1/activity/{number}", ""):
             pass
-    assert presence.silent_s([activity_key("0")], since=0) == clock.now - 100.0
-    assert presence.silent_s([activity_key("1")], since=0) == clock.now - 102.0
+    # What was forgotten was in use at its last time, at the latest: nobody is ended for it.
+    assert presence.silent_s([activity_key("0")]) == clock.now - 101.0
+    assert presence.silent_s([activity_key("1")]) == clock.now - 102.0
+    assert len(presence._last) == limits.MAX_PRESENCES

@@ -245,7 +245,7 @@ class _Market:
     async def agreement(self, agreement: str) -> Agreement:
         return self._n.agreements_by_id[agreement]
 
-    async def agreement_events(self, *, after: datetime, timeout_s: float) -> list[Any]:
+    async def agreement_events(self, *, after: datetime, timeout_s: float, role: str | None = None) -> list[Any]:
         return await self._n.wait_for(self._n.agreement_news, timeout_s, lambda n: n.event_date > after)
 
 
