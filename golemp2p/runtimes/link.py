@@ -50,7 +50,7 @@ class GuestLink:
 
 
 class Pace:
-    """At most VPN_PACE_PACKETS in each VPN_PACE_S: a flood of small packets must not take the node's time."""
+    """At most VPN_PACE_PACKETS in each VPN_PACE_S, of all who share it: a flood must not take the node's time."""
 
     def __init__(self) -> None:
         self._until_s = 0.0
@@ -61,11 +61,10 @@ class Pace:
         self._packets += packets
         if self._packets < limits.VPN_PACE_PACKETS:
             return
-        now_s = trio.current_time()
-        if now_s < self._until_s:
-            await trio.sleep(self._until_s - now_s)
-        self._until_s = trio.current_time() + limits.VPN_PACE_S * self._packets / limits.VPN_PACE_PACKETS
+        begin_s = max(trio.current_time(), self._until_s)
+        self._until_s = begin_s + limits.VPN_PACE_S * self._packets / limits.VPN_PACE_PACKETS
         self._packets = 0
+        await trio.sleep_until(begin_s)
 
 
 def host_names(hostname: str | None, hosts: Mapping[str, str], networks: Sequence[GuestLink]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -25,10 +26,26 @@ log = structlog.get_logger(__name__)
 LENGTH_BYTES = 2
 
 
+@dataclass
+class Share:
+    """What all tunnels for one owner's networks may use together. Who is in a network is its owner's word."""
+
+    queued_bytes: int = 0
+    trunks: int = 0
+    opening: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(limits.VPN_OPENS_AT_ONCE))
+
+    @property
+    def free_bytes(self) -> int:
+        return limits.VPN_OWNER_QUEUE_BYTES - self.queued_bytes
+
+
 class Trunk:
     """:meth:`run` ends when nothing was sent for VPN_TUNNEL_IDLE_S. ``unreachable`` is told when the peer is."""
 
-    def __init__(self, network: Network, key: NetworkKey, peer: PeerId, unreachable: Callable[[], None]) -> None:
+    def __init__(
+        self, network: Network, key: NetworkKey, peer: PeerId, share: Share, unreachable: Callable[[], None]
+    ) -> None:
+        self._share = share
         self._unreachable = unreachable
         self._network = network
         self._key = key
@@ -38,19 +55,29 @@ class Trunk:
         self._news = trio.Event()
 
     def put(self, packet: bytes) -> bool:
-        """Whether there was room."""
-        if self._queued_bytes + len(packet) > limits.VPN_QUEUE_BYTES:
+        """Whether there was room. A queue takes no more than what it leaves for the owner's other ones."""
+        if self._queued_bytes + _cost(packet) > min(limits.VPN_QUEUE_BYTES, self._share.free_bytes):
             return False
         self._queue.append(packet)
-        self._queued_bytes += _cost(packet)
+        self._count(_cost(packet))
         self._news.set()
         return True
+
+    def drop(self) -> None:
+        """What still waits."""
+        self._queue.clear()
+        self._count(-self._queued_bytes)
+
+    def _count(self, more_bytes: int) -> None:
+        self._queued_bytes += more_bytes
+        self._share.queued_bytes += more_bytes
 
     async def run(self) -> None:
         """Send until idle, or until the peer did not take what we had. Never raises but Cancelled."""
         while self._queue:
             try:
-                stream = await self._open()
+                async with self._share.opening:
+                    stream = await self._open()
             except GolemError as exc:
                 if isinstance(exc, NetworkError):
                     self._unreachable()
@@ -106,7 +133,7 @@ class Trunk:
         parts, size = [], 0
         while self._queue and size < limits.VPN_BATCH_BYTES:
             packet = self._queue.popleft()
-            self._queued_bytes -= _cost(packet)
+            self._count(-_cost(packet))
             parts += [len(packet).to_bytes(LENGTH_BYTES, "big"), packet]
             size += len(packet)
         return b"".join(parts)
@@ -140,7 +167,8 @@ class Trunks:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._trunks: dict[tuple[NetworkKey, PeerId], Trunk] = {}
-        self._relayed_until_s: dict[PeerId, float] = {}
+        self._shares: dict[PeerId, Share] = {}  # by owner
+        self._relayed_until_s: dict[PeerId, float] = {}  # the soonest over first
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -159,17 +187,32 @@ class Trunks:
             else:
                 self._relayed_until_s.pop(peer, None)
         trunk = self._trunks.get((key, peer))
-        if trunk is None:
-            trunk = self._trunks[key, peer] = Trunk(self._network, key, peer, partial(self._relay, key, peer))
-            taken = trunk.put(packet)
-            self._nursery.start_soon(self._carry, key, peer, trunk)
-            return taken
-        return trunk.put(packet)
+        if trunk is not None:
+            return trunk.put(packet)
+        share = self._shares.setdefault(key.owner, Share())
+        if share.trunks >= limits.MAX_VPN_NODES:
+            return False
+        trunk = Trunk(self._network, key, peer, share, partial(self._relay, key, peer))
+        if not trunk.put(packet):
+            return False
+        self._trunks[key, peer] = trunk
+        share.trunks += 1
+        self._nursery.start_soon(self._carry, key, peer, trunk, share)
+        return True
 
-    async def _carry(self, key: NetworkKey, peer: PeerId, trunk: Trunk) -> None:
-        await trunk.run()
-        self._trunks.pop((key, peer), None)
+    async def _carry(self, key: NetworkKey, peer: PeerId, trunk: Trunk, share: Share) -> None:
+        try:
+            await trunk.run()
+        finally:
+            del self._trunks[key, peer]
+            trunk.drop()
+            share.trunks -= 1
+            if not share.trunks:
+                del self._shares[key.owner]
 
     def _relay(self, key: NetworkKey, peer: PeerId) -> None:
         if peer != key.owner and key.owner != self._network.peer_id:
+            self._relayed_until_s.pop(peer, None)
             self._relayed_until_s[peer] = trio.current_time() + limits.VPN_RELAY_S
+            if len(self._relayed_until_s) > limits.MAX_VPN_RELAYED:
+                del self._relayed_until_s[next(iter(self._relayed_until_s))]

@@ -36,6 +36,7 @@ class Tunnels:
         self._segments = segments
         self._connect = connect
         self._packets: Counter[PeerId] = Counter()
+        self._paces: dict[PeerId, Pace] = {}  # of those that are counted
         self._connections: Counter[PeerId] = Counter()
 
     async def handle(self, stream: ByteStream) -> None:
@@ -69,7 +70,7 @@ class Tunnels:
             raise NotFoundError(f"there is no network {header.network} here")  # not even that it exists
         with _counted(self._packets, peer, limits.VPN_PEER_TUNNELS, "tunnels"):
             await stream.write(encode_header(["ok"]))
-            cutter, pace = PacketCutter(), Pace()
+            cutter, pace = PacketCutter(), self._pace_of(peer)
             while data := await stream.read(limits.VPN_READ_BYTES):
                 if self._segments.get(key) is not segment or not segment.may_enter(peer):
                     return  # which tells the peer to ask again
@@ -77,6 +78,12 @@ class Tunnels:
                 for packet in packets:
                     segment.from_peer(peer, packet)
                 await pace.spend(len(packets))
+
+    def _pace_of(self, peer: PeerId) -> Pace:
+        """One for all tunnels of a peer."""
+        for gone in self._paces.keys() - self._packets.keys():
+            del self._paces[gone]
+        return self._paces.setdefault(peer, Pace())
 
     async def _connect_to(self, stream: ByteStream, header: ConnectHeader) -> None:
         key = NetworkKey(stream.peer, header.network)  # so nobody but the owner

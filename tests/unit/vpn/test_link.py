@@ -47,6 +47,19 @@ async def test_packets_pass_at_once_but_not_faster_than_the_pace(autojump_clock:
     assert trio.current_time() - started == pytest.approx(50 * limits.VPN_PACE_S, rel=0.05)
 
 
+async def test_who_share_a_pace_are_together_no_faster_than_one(autojump_clock: MockClock) -> None:
+    pace, started = Pace(), trio.current_time()
+
+    async def one() -> None:
+        for _ in range(10 * limits.VPN_PACE_PACKETS // 100):
+            await pace.spend(100)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(one)
+    assert trio.current_time() - started == pytest.approx(80 * limits.VPN_PACE_S, rel=0.1)
+
+
 def test_a_payload_knows_itself_by_its_first_address_and_others_as_it_was_told() -> None:
     links = [make_link("10.0.0.2/24"), make_link("10.1.0.2/24")]
     assert host_names("me", {"db": "10.0.0.3"}, links) == {"me": "10.0.0.2", "db": "10.0.0.3"}

@@ -109,3 +109,13 @@ def test_packets_come_out_of_a_tunnel_as_they_went_in_however_the_bytes_are_cut(
 def test_a_packet_that_is_empty_or_too_large_ends_the_tunnel(size: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"packet of {size} bytes"):
         PacketCutter().feed(size.to_bytes(2, "big"))
+
+
+@given(st.binary(max_size=300) | st.integers(0, 64).map(bytes) | st.integers(0, 64).map(lambda n: b"\xff" * n))
+def test_the_checksum_is_the_sum_of_words_with_end_around_carry(data: bytes) -> None:
+    total = 0
+    padded = data + b"\0" * (len(data) % 2)
+    for at in range(0, len(padded), 2):
+        total += int.from_bytes(padded[at : at + 2], "big")
+        total = (total & 0xFFFF) + (total >> 16)
+    assert checksum(data) == ~total & 0xFFFF
