@@ -103,7 +103,10 @@ class Agent:
             return  # withdrawn meanwhile; the requestor is told by the node
         properties, constraints = self._offers[offer]
         rule = OutboundRule(self._terms.outbound)
-        reply = answer(properties, proposal.properties, issuer=proposal.issuer_id, now=time.time(), outbound=rule)
+        if self._free <= 0:  # the offer goes when this poll ends; golem-js would try an agreement until then
+            reply: Properties | Refusal = Refusal("NoCapacity", "no capacity left", is_final=False)
+        else:
+            reply = answer(properties, proposal.properties, issuer=proposal.issuer_id, now=time.time(), outbound=rule)
         if isinstance(reply, Refusal):
             log.info("proposal_refused", issuer=proposal.issuer_id, code=reply.code)
             await self._client.market.reject("offers", offer, proposal.proposal_id, reply.reason())

@@ -69,6 +69,7 @@ class FakeNode:
         self.invoices_by_id: dict[str, FakeDocument] = {}
         self.terminations: dict[str, str] = {}
         self.rejections: dict[str, str] = {}
+        self.rejection_is_final: dict[str, bool] = {}  # of proposals
         self.offers: dict[str, list[MarketEvent]] = {}
         self.published = 0
         self.withdrawn = 0
@@ -220,6 +221,7 @@ class _Market:
 
     async def reject(self, _side: str, _offer: str, proposal: str, reason: dict[str, Any]) -> None:
         self._n.rejections[proposal] = reason["golem.provider.code"]
+        self._n.rejection_is_final[proposal] = reason["golem.proposal.rejection.is-final"]
 
     async def approve(self, agreement: str, *, timeout_s: float) -> None:
         await trio.sleep(0.01)

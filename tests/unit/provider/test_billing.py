@@ -264,6 +264,19 @@ async def test_agreements_beyond_the_capacity_are_rejected(clock: MockClock) -> 
         assert node.rejections == {"b": "NoCapacity"}
 
 
+async def test_without_capacity_proposals_are_rejected_and_not_for_good(clock: MockClock) -> None:
+    node = FakeNode()
+    async with agent(node, capacity=1):
+        node.propose("a")
+        await until(node, lambda: node.agreements_by_id["a"].state == "Approved")
+        assert node.withdrawn == 0, "the offer goes with the end of the poll that brought the agreement"
+        node.put(node.proposal("p"))
+        await until(node, lambda: "p" in node.rejections or bool(node.countered))
+        assert node.rejections == {"p": "NoCapacity"}
+        assert node.rejection_is_final == {"p": False}
+        assert node.countered == []
+
+
 async def test_an_approval_that_arrives_late_is_served(clock: MockClock) -> None:
     node = FakeNode()
     node.approve_error = DeadlineError("not yet")
