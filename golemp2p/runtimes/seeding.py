@@ -47,8 +47,8 @@ class Room:
 
     def full(self) -> RuntimeFailureError:
         return RuntimeFailureError(
-            f"what the image holds in its volumes is more than the {self.size_bytes // limits.MIB} MiB of disk",
-            hint="agree on more storage, or keep the files elsewhere in the image",
+            f"what the image holds in its volumes does not fit on the {self.size_bytes // limits.MIB} MiB of disk",
+            hint="agree on more storage, or keep the files elsewhere in the image; small files take room, too",
         )
 
 

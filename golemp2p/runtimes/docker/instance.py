@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import trio
@@ -69,13 +69,17 @@ def _open_up(directories: Sequence[Path]) -> None:
 
 @dataclass(frozen=True)
 class Machine:
-    """A created container: ``volumes`` guest path -> host directory, ``env`` and ``cwd`` as the image has them."""
+    """A created container: ``volumes`` guest path -> host directory, ``env`` and ``cwd`` as the image has them.
+
+    ``seed`` fills the volumes with what the image has there.
+    """
 
     engine: Engine
     container: str
     volumes: Mapping[str, Path]
     env: Mapping[str, str]
     cwd: str
+    seed: Callable[[], Awaitable[None]]
     user: str = ""  # of the payload, where the agent is started as another
     kept: int = 0  # capabilities that root then has still, as a bit set
 
@@ -111,21 +115,30 @@ class DockerInstance:
         """Start the container; ``args`` have no meaning here."""
         if self._session is not None:
             raise RuntimeFailureError("the container was started before")
-        engine, container = self._machine.engine, self._machine.container
-        connection = await engine.attach(container)
-        stream = AttachedStream(connection, container)
-        try:
-            await engine.start(container)
-            facts = await engine.inspect(container)
-            self._session = await open_session(
-                stream, self._deployment.nursery, hello_timeout_s=limits.GUEST_HELLO_TIMEOUT_S
-            )
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        await self._connect_networks(self._session)
+        facts: Mapping[str, Any] = {}
+        failures: list[RuntimeFailureError] = []  # kept out of the nursery, which would wrap them in a group
+        async with trio.open_nursery() as nursery:
+
+            async def seed() -> None:
+                """Beside the start, which takes as long: no payload runs yet."""
+                try:
+                    await self._machine.seed()
+                except RuntimeFailureError as exc:
+                    failures.append(exc)
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(seed)
+            try:
+                facts, self._session = await self._begin()
+            except RuntimeFailureError as exc:
+                failures.append(exc)
+                nursery.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
+        session = self._alive()
+        await self._connect_networks(session)
         pid = int(facts["State"]["Pid"])
-        self._cgroup = cgroup_of(pid, container)
+        self._cgroup = cgroup_of(pid, self._machine.container)
         if self._cgroup.readable:  # the process is one of this machine
             await trio.to_thread.run_sync(_hand_over, pid, list(self._machine.volumes.values()), self._machine.kept)
         else:
@@ -134,12 +147,26 @@ class DockerInstance:
         if upper and await trio.to_thread.run_sync(_is_visible, Path(upper)):
             self._upper = Path(upper)
         else:
-            self._deployment.nursery.start_soon(self._watch_written, self._session)
+            self._deployment.nursery.start_soon(self._watch_written, session)
         if not self._cgroup.readable:
             self._deployment.nursery.start_soon(self._sample, pid)
         elif self._upper is not None:
-            self._deployment.nursery.start_soon(self._watch_deleted, pid, self._session)
+            self._deployment.nursery.start_soon(self._watch_deleted, pid, session)
         self._started.set()
+
+    async def _begin(self) -> tuple[Mapping[str, Any], GuestSession]:
+        """Start the container; what the engine says of it, and its agent's session."""
+        engine, container = self._machine.engine, self._machine.container
+        connection = await engine.attach(container)
+        stream = AttachedStream(connection, container)
+        try:
+            await engine.start(container)
+            facts = await engine.inspect(container)
+            session = await open_session(stream, self._deployment.nursery, hello_timeout_s=limits.GUEST_HELLO_TIMEOUT_S)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return facts, session
 
     async def run(self, entry_point: str, args: Sequence[str], output: OutputSink) -> ExitStatus:
         session = self._alive()

@@ -200,7 +200,7 @@ class DockerRuntime:
         volumes = await self._volumes(deployment, [*_image_volumes(config), *deployment.volumes])
         labels = {LABEL: self._owner, ACTIVITY: deployment.activity_id}
         room = Room(deployment.limits.storage_bytes or limits.DEFAULT_ACTIVITY_DISK_BYTES)
-        await self._seeds.fill(engine, image, volumes, labels, room)
+        seed = partial(self._seeds.fill, engine, image, volumes, labels, room)
         binds = {str(host): {"bind": guest, "mode": "rw"} for guest, host in volumes.items()}
         binds[str(shared)] = {"bind": AGENT, "mode": "ro"}
         user = await self._user(engine, config)
@@ -220,7 +220,7 @@ class DockerRuntime:
             host=self._host_config(deployment, binds),
         )
         env = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
-        machine = Machine(engine, container, volumes, env, config.get("WorkingDir") or WORK, user, self._kept())
+        machine = Machine(engine, container, volumes, env, config.get("WorkingDir") or WORK, seed, user, self._kept())
         return DockerInstance(deployment, machine, partial(self._ended, deployment.activity_id))
 
     async def _user(self, engine: Engine, config: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ def make_volume(work_dir: Path, size_bytes: int) -> Path:
     image, mount = work_dir / IMAGE, work_dir / MOUNT
     mount.mkdir(mode=0o700)
     size_bytes = max(size_bytes, limits.MIN_VOLUME_BYTES)
-    options = ["-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", "-i", "65536"]
+    options = ["-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", "-i", "16384"]
     try:
         with image.open("xb") as file:
             file.truncate(size_bytes)
