@@ -62,15 +62,24 @@ class Agent:
             self._offers[offer] = (properties, constraints)
             log.info("offer_published", offer=offer, runtime=name)
             try:
-                while self._free > 0:
-                    for event in await again(client.market.events)("offers", offer, timeout_s=POLL_S):
-                        await self._handlers.acquire()
-                        self._group.start_soon(self._on_event, offer, event)
+                async with anyio.create_task_group() as handlers:  # all are answered before the offer goes
+                    await self._hear(offer, handlers)
                 await again(client.market.unsubscribe)("offers", offer)
             except (NotFoundError, GoneError):
                 log.info("offer_gone", offer=offer)
             finally:
                 del self._offers[offer]
+
+    async def _hear(self, offer: str, handlers: anyio.abc.TaskGroup) -> None:
+        """Until the capacity is used up, or the offer is no longer on the market."""
+        while self._free > 0:
+            try:
+                events = await again(self._client.market.events)("offers", offer, timeout_s=POLL_S)
+            except (NotFoundError, GoneError):
+                return
+            for event in events:
+                await self._handlers.acquire()
+                handlers.start_soon(self._on_event, offer, event)
 
     @property
     def _free(self) -> int:

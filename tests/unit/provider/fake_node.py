@@ -200,6 +200,7 @@ class _Market:
         return f"offer-{self._n.published}"
 
     async def unsubscribe(self, _side: str, offer: str) -> None:
+        await trio.lowlevel.checkpoint()  # as the way to a node takes
         self._n.withdrawn += 1
         del self._n.offers[offer]
 
