@@ -125,6 +125,11 @@ class Agreements:
             raise NotFoundError(f"agreement {agreement_id} is unknown")
         return found
 
+    def partners(self) -> set[PeerId]:
+        """Peers of agreements that may come about or go on, ourselves included."""
+        open_ones = [a for a in self._known.values() if a.state in (_S.PENDING, _S.APPROVED)]
+        return {peer for a in open_ones for peer in (a.provider, a.requestor)}
+
     def approved(self, role: Role) -> list[Agreement]:
         """Those in which we are ``role`` and that go on."""
         return [a for a in self._known.values() if a.state is _S.APPROVED and a.role is role]

@@ -14,7 +14,7 @@ import trio
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
-from golemp2p.errors import GolemError, NetworkError, NotFoundError, RemoteProtocolError, UsageError
+from golemp2p.errors import GolemError, NetworkError, NotFoundError, PolicyError, RemoteProtocolError, UsageError
 from golemp2p.net.datawire import Progress, Wire, encode_header
 from golemp2p.net.filewriter import writing
 
@@ -118,6 +118,8 @@ async def take_blocks(
 
 async def take_upload(wire: Wire, named: NamedFiles, name: str, total: int, sha256: str) -> None:
     """Answer a put into a name that a program serves."""
+    if total > limits.MAX_REST_FILE_BYTES:  # the provider says how much; the program writes all that comes
+        raise PolicyError(f"{total} bytes are too many for {name}", hint=f"at most {limits.MAX_REST_FILE_BYTES}")
     async with named.upload(name, wire.stream.peer, total, sha256) as upload:
         await wire.send(encode_header(["ok", total if upload.sha3_256 else upload.offset]))
         digest = upload.sha3_256

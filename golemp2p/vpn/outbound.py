@@ -7,7 +7,9 @@ payload learns nothing of the provider's network, and DNS cannot lead it there.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
@@ -29,8 +31,13 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 """IPv4 addresses of a name. Raises OSError."""
 
 
+# Payloads choose the names, and who answers for them may take his time: not the threads that the node works with.
+_threads: Final = trio.CapacityLimiter(limits.OUTBOUND_LOOKUP_THREADS)
+
+
 async def look_up(name: str) -> Sequence[str]:
-    found = await trio.socket.getaddrinfo(name, None, trio.socket.AF_INET, trio.socket.SOCK_STREAM)
+    ask = partial(socket.getaddrinfo, name, None, socket.AF_INET, socket.SOCK_STREAM)
+    found = await trio.to_thread.run_sync(ask, limiter=_threads, abandon_on_cancel=True)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -41,6 +48,7 @@ class OutboundGate:
         self._rule = rule
         self._wanted = wanted
         self._resolve = resolve
+        self._lookups = trio.CapacityLimiter(limits.OUTBOUND_LOOKUPS)
         self._by_name: dict[str, IPv4Address] = {}
         self._names: dict[IPv4Address, str] = {}
         self.connections = 0
@@ -97,7 +105,8 @@ class OutboundGate:
         if address_of(host) is None:
             try:
                 with trio.fail_after(limits.OUTBOUND_DIAL_S):
-                    found = await self._resolve(host)
+                    async with self._lookups:
+                        found = await self._resolve(host)
             except (OSError, trio.TooSlowError) as exc:
                 raise NetworkError(f"{host} cannot be looked up: {exc}") from None
         allowed = [place for place in found if self._rule.may_dial(IPv4Address(place))]

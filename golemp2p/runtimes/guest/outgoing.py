@@ -15,6 +15,7 @@ from golemp2p.runtimes.base import RuntimeFailureError
 from golemp2p.runtimes.guest import protocol
 from golemp2p.runtimes.guest.channel import Channel, ChannelStream, SessionPort
 from golemp2p.runtimes.guest.protocol import Ask, Fields, Tell, u32
+from golemp2p.runtimes.link import Pace
 from golemp2p.runtimes.outbound import OutboundPort
 
 log = structlog.get_logger(__name__)
@@ -39,15 +40,17 @@ class Outgoing:
         self._session = session
         self._channel = channel
         self._outbound = outbound
-        self._open = 0
+        self._open = self._refused = 0
 
     async def run(self) -> None:
         """Until the session is lost. Never raises but Cancelled."""
+        pace = Pace()
         async with trio.open_nursery() as nursery:
             with contextlib.suppress(RuntimeFailureError):
                 while (frame := await self._channel.get()).kind is Tell.DATA:
                     await self._hear(frame.body, nursery)
                     await self._channel.consumed(frame)
+                    await pace.spend(1)
             nursery.cancel_scope.cancel()
 
     async def _hear(self, body: bytes, nursery: trio.Nursery) -> None:
@@ -74,7 +77,9 @@ class Outgoing:
                 try:
                     outside = await self._outbound.dial(address, port)
                 except GolemError as exc:
-                    log.info("outbound_refused", address=str(address), port=port, error=str(exc))
+                    self._refused += 1
+                    if self._refused <= limits.OUTBOUND_REFUSALS_TOLD:  # a payload must not fill the provider's disk
+                        log.info("outbound_refused", address=str(address), port=port, error=str(exc))
                     await self._say(CONNECTION, token)
                     return
                 async with outside:

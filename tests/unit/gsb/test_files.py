@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from golemp2p import limits
-from golemp2p.errors import ConflictError, GolemError, NetworkError, NotFoundError, RemoteError, RemoteProtocolError
+from golemp2p.errors import (
+    ConflictError,
+    GolemError,
+    NetworkError,
+    NotFoundError,
+    PolicyError,
+    RemoteError,
+    RemoteProtocolError,
+)
+from golemp2p.net.named import take_upload
 from tests.unit.gsb.program import PEER, STRANGER, Appender, World, file_of
 
 SIZE = 3 * limits.GSB_CHUNK_BYTES + 17
@@ -176,6 +186,14 @@ async def test_a_put_that_broke_goes_on_where_the_program_stands(world: World) -
     assert target.content == BYTES
     async with world.files.upload("a", PEER, SIZE, SHA256) as again:  # the last answer was lost
         assert again.sha3_256 == SHA3
+
+
+async def test_a_provider_fills_no_disk_through_a_program(world: World) -> None:
+    program = world.serve("a", Appender())
+    wire: Any = SimpleNamespace(stream=SimpleNamespace(peer=PEER))
+    with pytest.raises(PolicyError, match="too many"):
+        await take_upload(wire, world.files, "a", limits.MAX_REST_FILE_BYTES + 1, SHA256)
+    assert not program.asked
 
 
 async def test_a_wrong_hash_never_finishes(world: World) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import platform
+import threading
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -176,6 +178,34 @@ async def test_names_of_the_manifest_get_made_up_addresses_and_others_do_not_exi
     assert missing[3] & 15 == dns.NAME_ERROR
     assert gate.answer(b"garbage") is None
     assert gate.routes == (RANGE,)
+
+
+async def test_names_whose_servers_take_their_time_do_not_take_the_nodes_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered, full, asked = threading.Event(), trio.Event(), []
+
+    def slow(name: str, *_: object) -> list[object]:
+        asked.append(name)
+        if len(asked) == limits.OUTBOUND_LOOKUPS:
+            trio.from_thread.run_sync(full.set)
+        answered.wait(10)
+        return []
+
+    monkeypatch.setattr("socket.getaddrinfo", slow)
+    gate = OutboundGate(OutboundRule(("all",)), Outbound(unrestricted=True, ports=(80,)))
+    addresses = [known_as(gate, f"slow{number}.org") for number in range(100)]
+    async with trio.open_nursery() as nursery:
+        for address in addresses:
+            nursery.start_soon(gate.dial, address, 80)
+        with trio.fail_after(5):
+            await full.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        used = trio.to_thread.current_default_thread_limiter().borrowed_tokens
+        nursery.cancel_scope.cancel()
+    answered.set()
+    assert used == 0
+    assert len(asked) == limits.OUTBOUND_LOOKUPS
 
 
 async def test_a_connection_goes_where_its_name_is_and_only_to_the_agreed_port() -> None:
