@@ -342,6 +342,7 @@ VPN_READ_BYTES: Final = 256 * 1024
 VPN_PACE_PACKETS: Final = 1_000  # of one device or tunnel in VPN_PACE_S; large ones make 600 MB/s of it
 VPN_PACE_S: Final = 0.1
 VPN_TUNNEL_IDLE_S: Final = 120.0  # a tunnel to a peer without a packet for so long is closed
+VPN_STALL_S: Final = 30.0  # a peer that takes nothing for so long loses its tunnel and what waited for it
 VPN_OPEN_S: Final = 5.0  # to open a tunnel and have it accepted
 VPN_RETRY_S: Final = 0.25  # a peer that could not be reached or refused is not tried for so long
 VPN_RELAY_S: Final = 30.0  # so long a peer that we cannot reach is sent to through the network's owner

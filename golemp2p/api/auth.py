@@ -20,7 +20,8 @@ from golemp2p.core.ids import Address
 
 OPEN_PATHS: Final = frozenset({"/version/get", "/healthz", "/metrics", "/docs", "/openapi.json"})
 # Scripts and style of /docs; the image registry, which its clients ask without a key: content by its hash alone.
-OPEN_PREFIXES: Final = ("/static-offline-docs/", "/v1/image/", "/image.")
+_REGISTRY: Final = ("/v1/image/", "/image.")
+OPEN_PREFIXES: Final = ("/static-offline-docs/", *_REGISTRY)
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 UNLIMITED_BODIES: Final = frozenset({("PUT", "/golemp2p/v1/files")})  # streamed to disk, with a limit of its own
 _CORS_MAX_AGE_S: Final = 600
@@ -130,6 +131,10 @@ class Guard:
                 await _refuse(scope, receive, send, 403, f"origin {origin!r} is not allowed for this app-key")
                 return
             send = _with_cors(send, origin)
+        elif scope["path"].startswith(_REGISTRY) and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            # A page that loads it as a picture sends no Origin; whether it loads says which images are here.
+            await _refuse(scope, receive, send, 403, "pages of other sites do not see the images of this node")
+            return
         if not is_open(scope["path"]):
             if key is None:
                 message = "this app-key is unknown" if _token(headers.get("authorization", ""), scope) else "no app-key"

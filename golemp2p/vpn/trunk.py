@@ -103,7 +103,12 @@ class Trunk:
             async def work() -> None:
                 try:
                     while await self._wait():
-                        await stream.write(self._batch())
+                        with trio.move_on_after(limits.VPN_STALL_S) as stall:
+                            await stream.write(self._batch())
+                        if stall.cancelled_caught:
+                            self.drop()
+                            failure.append(NetworkError(f"{self._peer} took nothing for {limits.VPN_STALL_S:g} s"))
+                            break
                 except NetworkError as exc:
                     failure.append(exc)
                 nursery.cancel_scope.cancel()

@@ -71,7 +71,7 @@ class Tunnels:
         with _counted(self._packets, peer, limits.VPN_PEER_TUNNELS, "tunnels"):
             await stream.write(encode_header(["ok"]))
             cutter, pace = PacketCutter(), self._pace_of(peer)
-            while data := await stream.read(limits.VPN_READ_BYTES):
+            while data := await _read(stream):
                 if self._segments.get(key) is not segment or not segment.may_enter(peer):
                     return  # which tells the peer to ask again
                 packets = cutter.feed(data)
@@ -97,6 +97,13 @@ class Tunnels:
                 await splice(stream, inner)
             finally:
                 await trio.aclose_forcefully(inner)
+
+
+async def _read(stream: ByteStream) -> bytes:
+    """What comes next; nothing when the peer should have closed an idle tunnel long ago."""
+    with trio.move_on_after(2 * limits.VPN_TUNNEL_IDLE_S):
+        return await stream.read(limits.VPN_READ_BYTES)
+    return b""
 
 
 class PacketCutter:

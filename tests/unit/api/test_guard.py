@@ -90,6 +90,24 @@ async def test_events_asked_for_a_provider_keep_no_requestors_agreement(role: di
     assert presence.silent_s([session_key(None)]) == (0.0 if noticed else 50.0)
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 404),  # a program
+        ({"Sec-Fetch-Site": "none"}, 404),  # typed in
+        ({"Sec-Fetch-Site": "same-origin"}, 404),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": PAGE}, 404),  # allowed by the settings
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "null"}, 404),  # of the key for all origins
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/image/info?tag=secret/project", "/image.ab.link"])
+async def test_pages_do_not_learn_which_images_are_here(path: str, headers: dict[str, str], status: int) -> None:
+    async with make_client() as http:
+        assert (await http.get(path, headers=headers)).status_code == status
+
+
 async def test_the_key_may_come_in_the_query() -> None:
     async with make_client() as http:
         assert (await http.get("/me?authToken=secret-1")).status_code == 200

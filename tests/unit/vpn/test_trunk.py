@@ -11,8 +11,13 @@ from trio.testing import MockClock
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
 from golemp2p.errors import NetworkError
+from golemp2p.identity.keys import NodeKey
+from golemp2p.net.datawire import encode_header
+from golemp2p.net.memory import MemoryHub, open_memory_network
+from golemp2p.net.port import ByteStream
 from golemp2p.vpn.segment import NetworkKey
 from golemp2p.vpn.trunk import Trunks
+from golemp2p.wire.p2p.vpn import TUNNEL_PROTOCOL
 
 KEY, OTHER = NetworkKey(PeerId("owner"), "1" * 32), NetworkKey(PeerId("other"), "2" * 32)
 PACKET = bytes(60_000)
@@ -82,3 +87,29 @@ async def test_peers_out_of_reach_are_remembered_within_a_bound(
     await trio.sleep(limits.VPN_RELAY_S / 2)
     assert len(trunks._relayed_until_s) == 10
     nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_takes_nothing_holds_nothing_for_ever(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    hub = MemoryHub()
+    async with open_memory_network(hub, NodeKey.generate()) as me, open_memory_network(hub, NodeKey.generate()) as peer:
+
+        async def agree_and_sleep(stream: ByteStream) -> None:
+            await stream.write(encode_header(["ok"]))
+            await trio.sleep_forever()
+
+        peer.set_stream_handler(TUNNEL_PROTOCOL, agree_and_sleep)
+        await me.connect(peer.addresses()[0])
+        trunks = Trunks(me)
+        await nursery.start(trunks.run)
+        while trunks.send(KEY, peer.peer_id, PACKET):
+            continue
+        await trio.sleep(1)
+        while trunks.send(KEY, peer.peer_id, PACKET):
+            continue
+        assert queued_bytes(trunks) > limits.VPN_QUEUE_BYTES / 2
+        await trio.sleep(2 * limits.VPN_STALL_S)
+        assert queued_bytes(trunks) == 0
+        assert not trunks._shares
+        nursery.cancel_scope.cancel()
