@@ -133,6 +133,19 @@ class TestDocker(ImageContract):
         assert code == 5
         assert "No space left" in text
 
+    async def test_an_image_with_more_in_its_volumes_than_the_disk_is_refused(
+        self, runtime: DockerRuntime, tmp_path: Path
+    ) -> None:
+        big = make_rootfs(tmp_path / "root") / "golem" / "work" / "big"
+        big.parent.mkdir(parents=True)
+        big.write_bytes(bytes(40 * MIB))
+        image = make_squashfs(tmp_path / "root", tmp_path / "image").read_bytes()
+        with pytest.raises(RuntimeFailureError, match="/golem/work|does not fit"):
+            async with self.deployed(runtime, Payload(image, "true"), tmp_path, Limits(storage_bytes=32 * MIB)):
+                pass
+        engine = runtime._find()
+        assert not await engine.containers("golemp2p.node=" + runtime._owner)
+
     async def test_a_run_ends_with_its_process_though_children_hold_its_pipes(
         self, runtime: DockerRuntime, payloads: BusyboxPayloads, tmp_path: Path
     ) -> None:
