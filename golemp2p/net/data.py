@@ -50,6 +50,8 @@ class DataService:
         self._network, self._store, self._named = network, store, named
         self._active: Counter[PeerId] = Counter()
         self._busy_slots: set[str] = set()
+        self._fetching: dict[Path, trio.Lock] = {}
+        self._waiting: Counter[Path] = Counter()  # who fetches, and who waits for that
         self.sharing = Sharing(network, store)
 
     def serve(self) -> None:
@@ -162,14 +164,32 @@ class DataService:
                 if content is None and shared:
                     content = await self.sharing.fetch(peer, alg, digest, max_bytes, on_progress)
                 if content is None:
-                    # By peer: two may send the same file at once, and neither may spoil what the other sent.
-                    partial = self._store.partial(f"get-{alg}-{digest}-{peer}")
-                    content = await self._retry(lambda: self._fetch(peer, alg, digest, partial, max_bytes, on_progress))
+                    content = await self._fetch_alone(peer, alg, digest, max_bytes, on_progress)
                 if destination is not None:
                     await trio.to_thread.run_sync(shutil.copyfile, content.path, destination)
                 return content
         except trio.TooSlowError as exc:
             raise DeadlineError(f"{alg} {digest} did not come from {peer} within {timeout_s:g} s") from exc
+
+    async def _fetch_alone(
+        self, peer: PeerId, alg: str, digest: str, max_bytes: int, on_progress: Progress | None
+    ) -> Content:
+        """One at a time of a file from a peer, for a transfer trusts what it has written; the next one finds the file.
+
+        By peer: two peers may send the same file at once, and neither may spoil what the other sent.
+        """
+        partial = self._store.partial(f"get-{alg}-{digest}-{peer}")
+        self._waiting[partial] += 1
+        try:
+            async with self._fetching.setdefault(partial, trio.Lock()):
+                content = self._store.lookup(alg, digest)
+                if content is not None:
+                    return content
+                return await self._retry(lambda: self._fetch(peer, alg, digest, partial, max_bytes, on_progress))
+        finally:
+            self._waiting[partial] -= 1
+            if not self._waiting[partial]:
+                del self._waiting[partial], self._fetching[partial]
 
     async def _fetch(
         self, peer: PeerId, alg: str, digest: str, partial: Path, max_bytes: int, on_progress: Progress | None

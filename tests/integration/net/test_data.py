@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import trio
 
 from golemp2p.errors import ConflictError, NetworkError, NotFoundError, PolicyError, RemoteError, RemoteProtocolError
 from golemp2p.net.data import DataService
@@ -105,6 +106,36 @@ async def test_a_wrong_file_is_an_error_with_both_hashes_and_is_deleted(world: W
     assert wanted in str(caught.value)
     assert found in str(caught.value)
     assert world.store.used_bytes() == 0
+
+
+async def test_two_who_fetch_one_file_at_the_same_time_do_not_spoil_each_others(world: World) -> None:
+    digest = hashlib.sha256(world.bytes).hexdigest()
+    offsets: list[int] = []
+    both_ask = trio.Event()
+
+    async def slow(stream: ByteStream) -> None:
+        wire = Wire(stream)
+        offsets.append((await wire.header())[3])
+        await wire.send(encode_header(["ok", SIZE]))
+        await wire.send_bulk(world.bytes[offsets[-1] : SIZE // 2])
+        await both_ask.wait()
+        await wire.send_bulk(world.bytes[SIZE // 2 :])
+        await stream.close_write()
+        await stream.read(1)
+
+    async def fetch() -> None:
+        found = await world.data.fetch(world.there.peer_id, "sha256", digest, max_bytes=SIZE, timeout_s=20)
+        assert found.path.read_bytes() == world.bytes
+
+    world.there.set_stream_handler(PROTOCOL, slow)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetch)
+        await until("the first asks", lambda: bool(offsets))
+        nursery.start_soon(fetch)
+        await until("the second waits", lambda: sum(world.data._waiting.values()) == 2)
+        both_ask.set()
+    assert offsets == [0]
+    assert not world.data._fetching
 
 
 async def test_a_broken_transfer_goes_on_where_it_broke(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
