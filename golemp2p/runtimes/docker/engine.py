@@ -22,6 +22,7 @@ from golemp2p.runtimes.base import RuntimeFailureError
 
 T = TypeVar("T")
 
+_ARCHIVE_BLOCK: Final = 1024 * 1024
 SOCKETS: Final = ("/run/docker.sock", "/var/run/docker.sock", "/run/podman/podman.sock")
 
 
@@ -29,6 +30,10 @@ class EngineError(RuntimeFailureError):
     """The engine refused or does not answer."""
 
     code = "engine"
+
+
+class TooLargeError(EngineError):
+    """What was asked for is more than wanted."""
 
 
 def find_engine() -> str | None:
@@ -152,16 +157,20 @@ class Engine:
         """
 
         def read(api: Any) -> None:
-            try:
-                blocks, _ = api.get_archive(container, path)
-            except docker.errors.NotFound:
-                return
-            left_bytes = max_bytes
-            for block in blocks:
-                left_bytes -= len(block)
-                if left_bytes < 0:
-                    raise docker.errors.DockerException(f"{path} has more than {max_bytes} bytes")
-                out.write(block)
+            # Not get_archive: only the answer itself can be closed, and until then the engine keeps the container.
+            with contextlib.closing(
+                api._get(api._url("/containers/{0}/archive", container), params={"path": path}, stream=True)
+            ) as answer:
+                try:
+                    api._raise_for_status(answer)
+                except docker.errors.NotFound:
+                    return
+                left_bytes = max_bytes
+                for block in answer.iter_content(_ARCHIVE_BLOCK):
+                    left_bytes -= len(block)
+                    if left_bytes < 0:
+                        raise TooLargeError(f"{path} in the image has more than {max_bytes // limits.MIB} MiB")
+                    out.write(block)
 
         await self.call(read, timeout_s=limits.SEED_TIMEOUT_S)
 

@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 import trio
 
 from golemp2p import limits
-from golemp2p.runtimes.docker.engine import Engine, EngineError
+from golemp2p.runtimes.docker.engine import Engine, EngineError, TooLargeError
 from golemp2p.runtimes.seeding import Room, seed_volume
 
 _NOTHING: Final = b""
@@ -68,7 +68,10 @@ class VolumeSeeds:
         try:
             for guest, host in volumes.items():
                 with tempfile.SpooledTemporaryFile(limits.SEED_REMEMBERED_BYTES, dir=str(host.parent.parent)) as tar:
-                    await engine.archive(container, f"{guest}/.", tar, max_bytes=room.size_bytes + limits.MIB)
+                    try:
+                        await engine.archive(container, f"{guest}/.", tar, max_bytes=room.size_bytes + limits.MIB)
+                    except TooLargeError:
+                        raise room.full() from None
                     size_bytes = tar.tell()
                     if size_bytes <= limits.SEED_REMEMBERED_BYTES:
                         tar.seek(0)
