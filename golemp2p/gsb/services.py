@@ -19,6 +19,7 @@ from golemp2p.wire import gsb as wire
 
 log = structlog.get_logger(__name__)
 _NAME: Final = re.compile(r"/[\x21-\x7e]+")
+_WRITE: Final = "UploadChunk"  # what arrives goes to the newest holder: results are for nobody but who waits for them
 REPLACED: Final = "another socket took over this service"
 DELETED: Final = "the service was deleted"
 
@@ -119,7 +120,8 @@ class Services:
             raise UsageError(f"{len(components)} components", hint=f"at most {limits.GSB_MAX_COMPONENTS}")
         self._forget_orphans()
         others = self._by_name.get(name, [])
-        if any(not (other.shared and shared) for other in others):
+        writing = any(_WRITE in each for each in (components, *(other.components for other in others)))
+        if any(not (other.shared and shared) or (writing and other.owner != owner) for other in others):
             raise UsageError(f"{name} is bound already", hint="delete it first, or take another name")
         if len(self) >= limits.GSB_MAX_SERVICES:
             raise PolicyError(f"there are {limits.GSB_MAX_SERVICES} services already")

@@ -56,6 +56,19 @@ async def test_a_name_is_taken_until_it_is_unbound(world: World) -> None:
         world.services.find(first.services_id, "key")
 
 
+async def test_another_app_key_cannot_share_a_name_that_is_written_to(world: World) -> None:
+    read, write = ["GetMetadata", "GetChunk"], ["UploadChunk", "UploadFinished"]
+    world.services.bind("/public/gftp/file", read, owner="one", shared=True)
+    world.services.bind("/public/gftp/file", read, owner="two", shared=True)
+    world.services.bind("/public/gftp/slot", write, owner="one", shared=True)
+    world.services.bind("/public/gftp/slot", write, owner="one", shared=True)
+    for components in (write, read):
+        with pytest.raises(UsageError, match="bound already"):
+            world.services.bind("/public/gftp/slot", components, owner="two", shared=True)
+    with pytest.raises(UsageError, match="bound already"):
+        world.services.bind("/public/gftp/file", write, owner="three", shared=True)
+
+
 async def test_names_and_components_have_bounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "GSB_MAX_SERVICES", 2)
     bind(world, "/1")
