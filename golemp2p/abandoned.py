@@ -36,6 +36,7 @@ from golemp2p.market.service import MarketService
 log = structlog.get_logger("golemp2p.node")
 
 ACCEPT_TIMEOUT = "golem.com.payment.debit-notes.accept-timeout?"
+NOTE_INTERVAL = "golem.com.scheme.payu.debit-note.interval-sec?"
 REASON = {"message": "the requestor's program is gone", "golem.requestor.code": "AgentSilent"}
 
 
@@ -46,12 +47,24 @@ DocumentsOf = Callable[[AgreementId], Awaitable[Iterable[str]]]
 
 
 def allowed_silence_s(agreement: Agreement) -> float:
-    """The accept timeout: of the demand, else of the offer, else ours; never less than a slow program needs."""
+    """The accept timeout: of the demand, else of the offer, else ours; never less than a slow program needs.
+
+    Programs without an app session (yapapi) cannot be told apart by their polls for events. What counts for them is
+    what names the agreement or what belongs to it, at the latest the acceptance of its next debit note.
+    """
+    allowed_s = max(_agreed(agreement, ACCEPT_TIMEOUT, limits.AGENT_SILENCE_S), limits.MIN_AGENT_SILENCE_S)
+    if not agreement.session_id:
+        allowed_s += _agreed(agreement, NOTE_INTERVAL, limits.USUAL_NOTE_INTERVAL_S)
+    return allowed_s
+
+
+def _agreed(agreement: Agreement, name: str, default: float) -> float:
+    """A time of the demand, else of the offer."""
     for properties in (agreement.demand, agreement.offer):
-        agreed = number(properties.get(ACCEPT_TIMEOUT))
-        if agreed is not None:
-            return max(agreed, limits.MIN_AGENT_SILENCE_S)
-    return limits.AGENT_SILENCE_S
+        seconds = number(properties.get(name))
+        if seconds is not None:
+            return seconds
+    return default
 
 
 async def end_silent_demands(market: MarketService, presence: Presence, clock: Callable[[], float]) -> NoReturn:
@@ -85,7 +98,8 @@ async def end_abandoned(
             allowed_s = silence_s or allowed_silence_s(agreement)
             if clock() - since <= allowed_s:
                 continue
-            keys = [agreement_key(agreement.id), demand_key(agreement.demand_id), session_key(agreement.session_id)]
+            keys = [agreement_key(agreement.id), demand_key(agreement.demand_id)]
+            keys += [session_key(agreement.session_id)] if agreement.session_id else []
             keys += [activity_key(a.id) for a in activity.requestor.of_agreement(agreement.id)]
             keys += [place_key(network, ip) for network, ip in places_of(agreement.provider_address)]
             silent_s = presence.silent_s(keys)

@@ -100,6 +100,23 @@ async def test_asking_for_the_sessions_events_keeps_its_agreements_and_no_others
     assert list(world.book.ended) == [other.id]
 
 
+async def test_polls_of_another_program_without_a_session_keep_nothing(autojump_clock: MockClock) -> None:
+    """yapapi names no session: two of its programs cannot be told apart by their polls."""
+    gone = replace(MINE, session_id=None)
+    working = replace(gone, id=AgreementId("working"))
+    world = World(gone, working)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.watch)
+        for _ in range(150):
+            await trio.sleep(5)
+            world.call("/payment-api/v1/invoiceEvents")
+            world.call(f"/activity-api/v1/activity/act-{working.id}/state")
+        nursery.cancel_scope.cancel()
+    assert list(world.book.ended) == [gone.id]
+    allowed_s = 120 + limits.USUAL_NOTE_INTERVAL_S
+    assert allowed_s <= world.book.ended[gone.id] <= allowed_s + 2 * limits.AGENT_CHECK_S
+
+
 async def test_a_long_call_is_no_silence(autojump_clock: MockClock) -> None:
     world = World(MINE)
     async with trio.open_nursery() as nursery:
