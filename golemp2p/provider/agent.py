@@ -16,7 +16,7 @@ from golemp2p.core.manifest import OutboundRule
 from golemp2p.core.properties import Properties
 from golemp2p.errors import DeadlineError, GolemError, GoneError, NotFoundError
 from golemp2p.provider.billing import Contract, again, give_up, invoice_id_of, serve_contract
-from golemp2p.provider.negotiator import Refusal, answer
+from golemp2p.provider.negotiator import ADDRESS_TAKEN, NO_CAPACITY, Refusal, answer, asks_for_network
 from golemp2p.provider.offer import ProviderTerms, offer_constraints, offer_properties
 from golemp2p.wire.rest.market import MarketEvent
 
@@ -36,6 +36,8 @@ class Agent:
         self._group = group
         self._contracts: dict[str, Contract] = {}
         self._offers: dict[str, tuple[Properties, str]] = {}
+        self._turned_away: set[str] = set()  # offers that someone could not have only for now
+        self._renew: set[str] = set()  # of these, what is published anew: a demand negotiates once over an offer
         self._capacity = anyio.Event()
         self._handlers = anyio.Semaphore(EVENTS_AT_ONCE)
         self._since = datetime.now(UTC)  # events from here on are ours to hear
@@ -69,10 +71,12 @@ class Agent:
                 log.info("offer_gone", offer=offer)
             finally:
                 del self._offers[offer]
+                self._turned_away.discard(offer)
+                self._renew.discard(offer)
 
     async def _hear(self, offer: str, handlers: anyio.abc.TaskGroup) -> None:
-        """Until the capacity is used up, or the offer is no longer on the market."""
-        while self._free > 0:
+        """Until the capacity is used up, or the offer is to be renewed, or is no longer on the market."""
+        while self._free > 0 and offer not in self._renew:
             try:
                 events = await again(self._client.market.events)("offers", offer, timeout_s=POLL_S)
             except (NotFoundError, GoneError):
@@ -85,6 +89,16 @@ class Agent:
     def _free(self) -> int:
         """What may be sold still. An agreement keeps room for one activity, also while it has none."""
         return self._terms.max_activities - sum(max(1, len(c.live)) for c in self._contracts.values())
+
+    def _no_room(self, requestor: str, constraints: str) -> Refusal | None:
+        """Why not now. A full provider's offer stays until its poll ends; a draft would mislead golem-js meanwhile."""
+        if self._free <= 0:
+            return NO_CAPACITY
+        if asks_for_network(constraints):
+            for demand in (c.agreement.demand for c in self._contracts.values()):
+                if demand.requestor_id == requestor and asks_for_network(demand.constraints):
+                    return ADDRESS_TAKEN
+        return None
 
     async def _wait_for_capacity(self) -> None:
         while self._free <= 0:
@@ -112,12 +126,13 @@ class Agent:
             return  # withdrawn meanwhile; the requestor is told by the node
         properties, constraints = self._offers[offer]
         rule = OutboundRule(self._terms.outbound)
-        if self._free <= 0:  # the offer goes when this poll ends; golem-js would try an agreement until then
-            reply: Properties | Refusal = Refusal("NoCapacity", "no capacity left", is_final=False)
-        else:
+        reply: Properties | Refusal | None = self._no_room(proposal.issuer_id, proposal.constraints)
+        if reply is None:
             reply = answer(properties, proposal.properties, issuer=proposal.issuer_id, now=time.time(), outbound=rule)
         if isinstance(reply, Refusal):
             log.info("proposal_refused", issuer=proposal.issuer_id, code=reply.code)
+            if not reply.is_final:
+                self._turned_away.add(offer)
             await self._client.market.reject("offers", offer, proposal.proposal_id, reply.reason())
         else:
             await self._client.market.counter("offers", offer, proposal.proposal_id, reply, constraints)
@@ -125,8 +140,8 @@ class Agent:
     async def _on_agreement(self, event: MarketEvent) -> None:
         agreement = event.agreement
         assert agreement is not None
-        if self._free <= 0:
-            await self._refuse(agreement.agreement_id, "NoCapacity", "no capacity left")
+        if (refusal := self._no_room(agreement.demand.requestor_id, agreement.demand.constraints)) is not None:
+            await self._refuse(agreement.agreement_id, refusal.code, refusal.message)
             return
         contract = self._contracts[agreement.agreement_id] = Contract(agreement)
         self._group.start_soon(self._approve, contract)
@@ -202,6 +217,7 @@ class Agent:
 
     def _release(self, contract: Contract) -> None:
         self._contracts.pop(contract.id, None)
+        self._renew |= self._turned_away
         self._capacity.set()
 
     # --- events of the node ---

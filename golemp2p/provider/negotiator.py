@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +35,20 @@ class Refusal:
             "golem.proposal.rejection.is-final": self.is_final,
             "golem.provider.code": self.code,
         }
+
+
+_VPN: Final = re.compile(r"\(\s*golem\.runtime\.capabilities\s*=\s*vpn\s*\)")
+
+NO_CAPACITY: Final = Refusal("NoCapacity", "no capacity left", is_final=False)
+# yapapi and golem-js name an activity's address in a network by the provider alone, and fail at a second one.
+ADDRESS_TAKEN: Final = Refusal(
+    "NetworkAddressTaken", "an agreement with you has this provider's address in your networks", is_final=False
+)
+
+
+def asks_for_network(constraints: str) -> bool:
+    """Whether the demand wants a runtime that can join private networks."""
+    return _VPN.search(constraints) is not None
 
 
 def answer(

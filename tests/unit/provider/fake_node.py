@@ -103,7 +103,13 @@ class FakeNode:
     # --- what happens to it ---
 
     def agreement(
-        self, name: str, *, life_s: float = 3600.0, state: str = "Approved", demand: dict[str, Any] | None = None
+        self,
+        name: str,
+        *,
+        life_s: float = 3600.0,
+        state: str = "Approved",
+        demand: dict[str, Any] | None = None,
+        constraints: str = "()",
     ) -> Agreement:
         properties = {
             "golem.srv.comp.expiration": (time.time() + life_s) * 1000,
@@ -112,7 +118,9 @@ class FakeNode:
         }
         made = Agreement(
             agreement_id=name,
-            demand=Demand(properties=properties, constraints="()", demand_id="d", requestor_id="0xr", timestamp=NOW),
+            demand=Demand(
+                properties=properties, constraints=constraints, demand_id="d", requestor_id="0xr", timestamp=NOW
+            ),
             offer=Offer(
                 properties={"golem.com.pricing.model.linear.coeffs": COEFFS},
                 constraints="()",
@@ -159,23 +167,28 @@ class FakeNode:
             self.stop(act.id)
         self.tell()
 
-    def propose(self, agreement: str) -> None:
+    def propose(self, agreement: str, *, constraints: str = "()") -> None:
         """A requestor's agreement arrives at the first offer."""
-        made = self.agreement(agreement, state="Pending")
+        made = self.agreement(agreement, state="Pending", constraints=constraints)
         self.put(MarketEvent(event_type="AgreementEvent", event_date=NOW, agreement=made))
 
     def put(self, event: MarketEvent) -> None:
         next(iter(self.offers.values())).append(event)
         self.tell()
 
-    def proposal(self, name: str) -> MarketEvent:
+    def proposal(self, name: str, *, constraints: str = "()", issuer: str = "0xr") -> MarketEvent:
         properties = {
             "golem.srv.comp.expiration": (time.time() + 3600) * 1000,
             "golem.com.payment.chosen-platform": PLATFORM,
-            f"golem.com.payment.platform.{PLATFORM}.address": "0xr",
+            f"golem.com.payment.platform.{PLATFORM}.address": issuer,
         }
         made = Proposal(
-            properties=properties, constraints="()", proposal_id=name, issuer_id="0xr", state="Draft", timestamp=NOW
+            properties=properties,
+            constraints=constraints,
+            proposal_id=name,
+            issuer_id=issuer,
+            state="Draft",
+            timestamp=NOW,
         )
         return MarketEvent(event_type="ProposalEvent", event_date=NOW, proposal=made)
 

@@ -277,6 +277,30 @@ async def test_without_capacity_proposals_are_rejected_and_not_for_good(clock: M
         assert node.countered == []
 
 
+VPN = "(&(golem.runtime.name=vm)\n\t(golem.runtime.capabilities=vpn))"
+
+
+async def test_a_requestor_gets_one_agreement_with_a_network_address_of_a_provider(clock: MockClock) -> None:
+    # A network knows a node by its address: golem-js fails when a provider joins one twice.
+    node = FakeNode()
+    async with agent(node, capacity=4):
+        node.propose("a", constraints=VPN)
+        await until(node, lambda: node.agreements_by_id["a"].state == "Approved")
+        node.put(node.proposal("again", constraints=VPN))
+        node.put(node.proposal("other requestor", constraints=VPN, issuer="0xs"))
+        node.put(node.proposal("no network"))
+        node.propose("b", constraints=VPN)
+        await until(node, lambda: len(node.rejections) == 2 and len(node.countered) == 2)
+        assert node.rejections == {"again": "NetworkAddressTaken", "b": "NetworkAddressTaken"}
+        assert node.rejection_is_final == {"again": False}
+        assert set(node.countered) == {"other requestor", "no network"}
+        node.end("a")
+        await invoice(node, "a")
+        await until(node, lambda: node.published == 2)  # who was turned away may come again
+        node.put(node.proposal("now", constraints=VPN))
+        await until(node, lambda: "now" in node.countered)
+
+
 async def test_an_approval_that_arrives_late_is_served(clock: MockClock) -> None:
     node = FakeNode()
     node.approve_error = DeadlineError("not yet")
