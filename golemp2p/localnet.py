@@ -55,6 +55,7 @@ class LocalNetOptions:
     runtimes: tuple[str, ...] = ("wasmtime",)
     chain: Kind | None = None
     network_name: str = "local"  # as clients ask for it in (YAGNA_)PAYMENT_NETWORK; some programs name one themselves
+    subnet: str = "public"  # some programs look for providers in one that they name themselves
     app_key: str | None = None  # of the requestor's agents; None is a fresh one
     rest: str = "127.0.0.1:0"  # of the requestor
     origins: tuple[str, ...] = ()  # of web pages that may call the requestor's node
@@ -130,7 +131,7 @@ async def open_localnet(options: LocalNetOptions) -> AsyncIterator[LocalNet]:
             for node in providers:
                 _write_config(node, options, network, chain, bootstrap=bootstrap)
                 nursery.start_soon(partial(_start, stack, node, provider=True))
-        env = _environment(requestor, directory, options.network_name)
+        env = _environment(requestor, directory, options)
         net = LocalNet(directory, chain, requestor, providers, env, stack)
         _write_private(directory / "localnet.json", json.dumps(_description(net), indent=2))  # app-keys are in it
         await _check_runtimes(net)
@@ -168,7 +169,7 @@ def _write_config(
         "version": 1,
         "net": {
             "network": network,
-            "subnet": "public",
+            "subnet": options.subnet,
             "listen": ["/ip4/127.0.0.1/tcp/0"],
             "bootstrap": list(bootstrap),
         },
@@ -287,16 +288,16 @@ async def _wait_for_offers(client: NodeClient, providers: int, runtimes: int) ->
     raise DeadlineError(f"only {len(seen)} of {providers} providers' offers became visible in {OFFERS_TIMEOUT_S:g} s")
 
 
-def _environment(requestor: LocalNode, directory: Path, network_name: str) -> dict[str, str]:
+def _environment(requestor: LocalNode, directory: Path, options: LocalNetOptions) -> dict[str, str]:
     """For agents of any kind: yagna's names, which yapapi and golem-js read."""
     ours = Path(sys.executable).parent
     return {
         "YAGNA_APPKEY": requestor.app_key,
         "YAGNA_API_URL": requestor.rest_url,
-        "YAGNA_SUBNET": "public",
+        "YAGNA_SUBNET": options.subnet,
         "YAGNA_PAYMENT_DRIVER": "erc20",
-        "YAGNA_PAYMENT_NETWORK": network_name,
-        "PAYMENT_NETWORK": network_name,
+        "YAGNA_PAYMENT_NETWORK": options.network_name,
+        "PAYMENT_NETWORK": options.network_name,
         "GOLEM_REGISTRY_URL": requestor.rest_url,
         "GOLEMP2P_DATA_DIR": str(requestor.where.data),
         "GOLEMP2P_LOCALNET": str(directory / "localnet.json"),

@@ -42,6 +42,9 @@ def add_to(app: typer.Typer) -> None:
                 help="What clients call the local chain's payment network: for programs that ask for one by name.",
             ),
         ] = "local",
+        subnet: Annotated[
+            str, typer.Option("--subnet", help="Subnet of all the nodes, for programs that look into one by name.")
+        ] = "public",
         rest: Annotated[
             str, typer.Option("--rest", help="Where the requestor's REST API listens; port 0 is a free one.")
         ] = "127.0.0.1:0",
@@ -82,6 +85,7 @@ def add_to(app: typer.Typer) -> None:
             runtimes=tuple(name.strip() for name in runtime.split(",") if name.strip()),
             chain=chain,  # type: ignore[arg-type] # checked above
             network_name=payment_network,
+            subnet=subnet,
             rest=rest,
             app_key=app_key,
             origins=tuple(origin or ()),

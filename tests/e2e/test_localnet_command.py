@@ -51,6 +51,15 @@ def test_the_exit_code_is_the_commands_and_its_background_jobs_end_too(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_offers_are_in_the_subnet_that_is_asked_for(tmp_path: Path) -> None:
+    script = 'echo "$YAGNA_SUBNET"; golemp2p offers --json'
+    done = golemp2p("localnet", "--providers", "1", "--subnet", "goth", "--", "sh", "-c", script, TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    subnet, offers = done.stdout.split("\n", 1)
+    assert subnet == "goth"
+    assert '"golem.node.debug.subnet": "goth"' in offers
+
+
 def test_a_command_that_does_not_exist_is_said_before_a_network_is_started() -> None:
     started = time.monotonic()
     done = golemp2p("localnet", "--", "/no/such/program")
