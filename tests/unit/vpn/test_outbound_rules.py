@@ -20,6 +20,7 @@ from golemp2p.config import ProviderSection
 from golemp2p.core import dns
 from golemp2p.core.manifest import PAYLOAD, Manifest, Outbound, OutboundRule, read_manifest
 from golemp2p.errors import NetworkError, PolicyError, UsageError
+from golemp2p.vpn import outbound
 from golemp2p.vpn.outbound import RANGE, OutboundGate
 from tests.unit.vpn.test_dns import question
 
@@ -248,3 +249,22 @@ async def test_a_payload_cannot_make_us_remember_names_without_end(monkeypatch: 
     gate = OutboundGate(OutboundRule(("all",)), outbound_of(unrestricted={"urls": True}), resolve=resolve)
     answers = [gate.answer(question(f"n{number}.org")) for number in range(5)]
     assert [answer is not None and answer[7] for answer in answers] == [1, 1, 1, 0, 0]
+
+
+def test_addresses_of_this_machine_are_told_from_others() -> None:
+    assert [outbound._is_ours(address) for address in ("127.0.0.1", "192.0.2.1", "9.9.9.9")] == [True, False, False]
+
+
+async def test_the_providers_own_public_address_is_not_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What listens there may trust the machine itself."""
+    monkeypatch.setattr(outbound, "_is_ours", lambda address: address == "9.9.9.9")
+    wanted = Outbound((("home.org", 80),), ports=(80,))
+
+    async def home(_name: str) -> Sequence[str]:
+        return ["9.9.9.9"]
+
+    gate = OutboundGate(OutboundRule(("home.org",)), wanted, resolve=home)
+    with pytest.raises(PolicyError):
+        await gate._places("home.org")
+    named = OutboundGate(OutboundRule(("home.org", "9.9.9.9")), wanted, resolve=home)
+    assert await named._places("home.org") == ["9.9.9.9"]
