@@ -30,7 +30,7 @@ class FakeDocument:
     status: str = "ISSUED"
     at: float = 0.0
     payment_due_date: datetime | None = None
-    timestamp: datetime = NOW
+    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     # As the client's models name them.
     @property
@@ -116,21 +116,22 @@ class FakeNode:
             "golem.srv.caps.multi-activity": True,
             **(demand or {}),
         }
+        now = datetime.now(UTC)  # a slow machine may have loaded this module long ago
         made = Agreement(
             agreement_id=name,
             demand=Demand(
-                properties=properties, constraints=constraints, demand_id="d", requestor_id="0xr", timestamp=NOW
+                properties=properties, constraints=constraints, demand_id="d", requestor_id="0xr", timestamp=now
             ),
             offer=Offer(
                 properties={"golem.com.pricing.model.linear.coeffs": COEFFS},
                 constraints="()",
                 offer_id="o",
                 provider_id="0xp",
-                timestamp=NOW,
+                timestamp=now,
             ),
-            valid_to=NOW,
+            valid_to=now,
             state=state,
-            timestamp=NOW,
+            timestamp=now,
         )
         self.agreements_by_id[name] = made
         return made
