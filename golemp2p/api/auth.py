@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from golemp2p import limits
@@ -223,10 +223,14 @@ def _token(authorization: str, scope: Scope) -> str:
     return str(query.get("authToken", [""])[0])
 
 
+_CODES: Final = {401: "unauthorized", 403: "policy", 413: "usage"}
+
+
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, message: str) -> None:
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         await receive()
         await send({"type": "websocket.close", "code": 1008, "reason": message[:120]})
         return
-    response: Response = PlainTextResponse(message, status_code=status)
+    # As all errors are, and as yagna's specification has it: yapapi dies of a 401 in plain text without showing it.
+    response: Response = JSONResponse({"message": message, "code": _CODES[status]}, status_code=status)
     await response(scope, receive, send)

@@ -40,9 +40,9 @@ BYTES: Final[dict[str, Any]] = {"application/octet-stream": {"schema": {"type": 
 # What the guard and the app answer on any call.
 EVERYWHERE: Final[dict[int | str, dict[str, Any]]] = {
     400: {"model": ErrorBody, "description": _MEANINGS[400]},
-    401: {"description": "No app-key, or an unknown one", "content": _TEXT},
-    403: {"model": ErrorBody, "description": _MEANINGS[403], "content": _TEXT},
-    413: {"model": ErrorBody, "description": _MEANINGS[413], "content": _TEXT},
+    401: {"model": ErrorBody, "description": "No app-key, or an unknown one"},
+    403: {"model": ErrorBody, "description": _MEANINGS[403]},
+    413: {"model": ErrorBody, "description": _MEANINGS[413]},
     500: {"model": ErrorBody, "description": _MEANINGS[500]},
 }
 

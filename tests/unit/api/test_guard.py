@@ -58,14 +58,14 @@ def bearer(secret: str, **more: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}", **more}
 
 
-async def test_who_has_no_key_or_a_wrong_one_is_told_so_in_plain_text() -> None:
+async def test_who_has_no_key_or_a_wrong_one_is_told_so_in_the_shape_of_all_errors() -> None:
     async with make_client() as http:
         none = await http.get("/me")
         wrong = await http.get("/me", headers=bearer("wrong"))
     assert (none.status_code, wrong.status_code) == (401, 401)
-    assert "no app-key" in none.text
-    assert "unknown" in wrong.text
-    assert none.headers["content-type"].startswith("text/plain")
+    assert "no app-key" in none.json()["message"]
+    assert "unknown" in wrong.json()["message"]
+    assert none.json()["code"] == "unauthorized"
 
 
 @pytest.mark.parametrize("headers", [bearer("secret-1"), {"AUTHORIZATION": "bearer secret-1"}])
