@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,7 +56,8 @@ def main() -> None:
         case ["upload", url, file]:
             _once(out, "upload", {"url": url, "file": file}, verbose=verbose)
         case ["-h" | "--help" | "help"]:
-            print(_USAGE, file=out, flush=True)
+            with contextlib.suppress(BrokenPipeError):  # gftp --help | head -1
+                print(_USAGE, file=out, flush=True)
         case _:
             print(_USAGE, file=sys.stderr)
             sys.exit(2)

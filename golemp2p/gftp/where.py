@@ -29,7 +29,8 @@ def find_node() -> tuple[str, str]:
         try:
             key = where.app_key.read_text().strip()
         except OSError:
-            raise UsageError("no app-key", hint="set YAGNA_APPKEY") from None
+            hint = "set YAGNA_APPKEY, or start a node here with: golemp2p run"
+            raise UsageError("no app-key and no node of this user", hint=hint) from None
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{url[:80]!r} is no URL of a node", hint="YAGNA_API_URL=http://127.0.0.1:7465")
     return url, key
