@@ -50,6 +50,7 @@ PROPOSAL: Final = Machine(
         (_S.DRAFT, _E.REJECT): _S.REJECTED,
         (_S.DRAFT, _E.ACCEPT): _S.ACCEPTED,
         (_S.DRAFT, _E.EXPIRE): _S.EXPIRED,
+        (_S.REJECTED, _E.COUNTER): _S.COUNTERED,  # who rejected it thought better of it
     },
 )
 

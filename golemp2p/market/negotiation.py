@@ -203,7 +203,7 @@ class Negotiation:
         theirs = self.get(subscription_id, proposal_id)
         if theirs.ours:
             raise UsageError(f"proposal {proposal_id} is your own", hint="counter the other side's proposal")
-        if theirs.state not in (ProposalState.INITIAL, ProposalState.DRAFT):
+        if theirs.state not in (ProposalState.INITIAL, ProposalState.DRAFT, ProposalState.REJECTED):
             raise GoneError(f"proposal {proposal_id} is {theirs.state.shown} and answered already")
         content = encode_terms(properties, constraints)
         self._make_room(theirs.peer)
@@ -221,7 +221,7 @@ class Negotiation:
             timestamp=self._clock(),
             previous=theirs.id,
         )
-        first = theirs.state is ProposalState.INITIAL
+        first = kind is RecordKind.DEMAND and theirs.previous is None  # the offer's own terms
         demand_id, offer_id = (
             (subscription_id, theirs.counterpart) if side == "R" else (theirs.counterpart, subscription_id)
         )
@@ -327,7 +327,7 @@ class Negotiation:
             raise RemoteProtocolError("the proposal answers the sender's own")
         if (ours.subscription, ours.counterpart) != (own, counterpart):
             raise RemoteProtocolError("the proposal answers one of another offer or demand")
-        if ours.state is not ProposalState.DRAFT:
+        if ours.state not in (ProposalState.DRAFT, ProposalState.REJECTED):
             raise GoneError(f"proposal {ours.key} is {ours.state.shown} and answered already")
         self._put(ours.after(ProposalEvent.COUNTER))
         return ours.id

@@ -141,6 +141,34 @@ async def test_a_rejection_reaches_the_other_side_with_its_reason(hub: MemoryHub
         assert requestor.market.negotiation.find(mine).state is ProposalState.REJECTED
 
 
+async def test_who_rejected_a_proposal_may_still_counter_it(hub: MemoryHub, autojump_clock: MockClock) -> None:
+    """As in yagna; yapapi's own test of renegotiation rejects a draft and counters it then."""
+    async with open_node(hub) as requestor, open_node(hub) as provider:
+        await link(requestor, provider)
+        offer = await provider.offer()
+        demand = await requestor.demand()
+        initial = (await first_proposal(requestor, demand)).proposal
+        theirs = requestor.market.negotiation
+        await theirs.reject(D, demand, initial.id, {"message": "not yet"})
+        await theirs.counter(D, demand, initial.id, DEMAND, WANT)
+        (seen,) = await provider.events(O, offer)
+        assert isinstance(seen, ProposalReceived)
+        answer = await provider.market.negotiation.counter(O, offer, seen.proposal.id, OFFER, "()")
+        (draft,) = await requestor.events(D, demand)
+        assert isinstance(draft, ProposalReceived)
+        await theirs.reject(D, demand, draft.proposal.id, {"message": "too dear"})
+        (told,) = await provider.events(O, offer)
+        assert isinstance(told, ProposalRejected)
+        with pytest.raises(UsageError):
+            await requestor.market.agreements.create(draft.proposal.id, requestor.now() + 3600)
+        await theirs.counter(D, demand, draft.proposal.id, DEMAND, WANT)
+        (again,) = await provider.events(O, offer)
+        assert isinstance(again, ProposalReceived)
+        assert again.proposal.previous == answer
+        with pytest.raises(GoneError, match="answered already"):
+            await theirs.counter(D, demand, draft.proposal.id, DEMAND, WANT)
+
+
 async def test_a_providers_answer_outlives_its_demand_and_can_still_become_an_agreement(
     hub: MemoryHub, autojump_clock: MockClock
 ) -> None:
