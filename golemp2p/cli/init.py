@@ -36,6 +36,7 @@ bootstrap = []            # multiaddrs of nodes that are up, e.g. "/ip4/…/tcp/
 
 [rest]
 listen = "127.0.0.1:7465"
+# allowed_origins = ["http://localhost:8000"]   # web pages that may call, with any app-key
 
 # [[payment.networks]]
 # name = "local"
@@ -49,6 +50,13 @@ runtimes = ["wasmtime"]   # and "vm" for container images: golemp2p runtime list
 price_per_hour = 0.02     # GLM
 price_per_cpu_hour = 0.1
 max_activities = 2
+
+# [provider.outbound]
+# whitelist = ["api.example.org"]   # what payloads may reach when their manifest asks; also "*.name" and "all"
+
+# [vm]
+# capabilities = "usual"   # root in containers has what engines usually leave it; default: nothing
+# pull = []                # prefixes of registry images that may be pulled
 """
 
 
