@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.compat.clients import JsClient, PythonClient
-from tests.compat.support import agent_env, javascript, python, started
+from tests.compat.support import PROGRAM_TIMEOUT_S, agent_env, javascript, python, started
 from tests.e2e.net import Net, NodeProcess, wait_until
 
 
@@ -49,9 +49,10 @@ def test_a_killed_golem_js_program_leaves_no_agreement_no_activity_and_no_unpaid
     )
 
 
-def test_a_program_killed_before_it_has_an_agreement_leaves_nothing(
+def test_a_program_killed_while_it_negotiates_leaves_no_agreement(
     fragile_net: Net, yapapi: PythonClient, tmp_path: Path
 ) -> None:
+    """Its demand goes after DEMAND_SILENCE_S, too long to wait for here: tests/unit/test_abandoned.py."""
     with started(python(yapapi, "yapapi_tasks.py", "2", "1", "5"), agent_env(fragile_net), tmp_path) as program:
         wait_until(lambda: trio.run(_has_demand, fragile_net.requestor), what="its demand")
         program.kill()
@@ -96,6 +97,7 @@ def test_a_golem_js_program_ends_in_order_when_its_node_restarts(
         fragile_net.requestor.kill()
         fragile_net.requestor.start()
         (tmp_path / "stop").touch()
+        program.process.wait(PROGRAM_TIMEOUT_S)  # with whatever exit code, but by itself
         wait_until(
             lambda: trio.run(_agreement, fragile_net.requestor, agreement) == "Terminated", what="the agreement to end"
         )
@@ -114,6 +116,7 @@ def test_a_wrong_app_key_is_said_clearly(
     with started(command, agent_env(net, YAGNA_APPKEY="not-a-key"), tmp_path) as program:
         assert program.process.wait(30) != 0
     assert "401" in program.output
+    assert "this app-key is unknown" in program.output
 
 
 def test_two_programs_on_one_node_do_not_see_each_others_agreements(
