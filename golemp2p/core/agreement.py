@@ -66,6 +66,8 @@ class Role(StrEnum):
     PROVIDER = "provider"
 
 
+# What the demand is to be paid from; our decorations say it, so that the node can answer for an agent that is gone.
+ALLOCATIONS: Final = "golem.!exp.golemp2p.allocations"
 CHOSEN_PLATFORM: Final = "golem.com.payment.chosen-platform"
 _PLATFORM: Final = re.compile(r"golem\.com\.payment\.platform\.([^.]+)\.address")
 
@@ -169,6 +171,12 @@ class Agreement:
     def payment_platform(self) -> str | None:
         """The platform both sides chose, e.g. "erc20-local-tglm"; see :func:`platform_of`."""
         return platform_of(self.demand, self.offer)
+
+    @property
+    def allocations(self) -> list[str]:
+        """Ids of the allocations that its demand names; empty when it names none."""
+        value = self.demand.get(ALLOCATIONS)
+        return value.split(",") if isinstance(value, str) else []
 
     @property
     def task_package(self) -> str | None:

@@ -9,6 +9,7 @@ import trio
 from sqlalchemy.engine import Connection
 
 from golemp2p import limits
+from golemp2p.core.agreement import ALLOCATIONS
 from golemp2p.core.ids import Address, AllocationId, new_allocation_id
 from golemp2p.core.money import ZERO, Amount, format_amount
 from golemp2p.core.payment import ALLOCATION, AllocationEvent, AllocationState
@@ -142,7 +143,7 @@ class Allocations:
         # golem-js takes flat single comparisons only, and always asks for one platform.
         choice = present[0] if len(present) == 1 else f"(|{''.join(present)})"
         return Decoration(
-            (*properties, ("golem.com.payment.protocol.version", "3")),
+            (*properties, ("golem.com.payment.protocol.version", "3"), (ALLOCATIONS, ",".join(a.id for a in found))),
             (choice, "(golem.com.payment.protocol.version>1)"),
         )
 

@@ -84,7 +84,8 @@ class Answers:
         if reason:
             return None, reason
         needed = Amount(books.accepted(ledger, document).accepted - ledger.accepted)
-        for allocation in await context.storage.run(lambda c: _allocations_for(c, stored, now=now)):
+        named = frozenset(agreement.allocations)
+        for allocation in await context.storage.run(lambda c: _allocations_for(c, stored, named, now=now)):
             if allocation.remaining >= needed:
                 return allocation.id, ""
         return None, f"no live allocation of this session has {format_amount(needed)} left for it"
@@ -108,11 +109,13 @@ class Answers:
         return ""
 
 
-def _allocations_for(connection: Connection, stored: StoredDocument, *, now: float) -> list[Allocation]:
+def _allocations_for(
+    connection: Connection, stored: StoredDocument, named: frozenset[str], *, now: float
+) -> list[Allocation]:
     """The live budgets that were meant for this document: those that paid for its agreement, then for its session.
 
-    When nothing of either was accepted yet: the platform's only live one, unless another session has used it. An
-    agent that is gone must not be answered for with the money of another.
+    ``named``: those that its demand names, when it does; then no others but those that paid before. Else, when nothing
+    of either was accepted yet: the platform's only live one, unless another session has used it. An agent that is gone must not be answered for with the money of another.
     """
     document = stored.document
     fitting = [
@@ -121,6 +124,9 @@ def _allocations_for(connection: Connection, stored: StoredDocument, *, now: flo
         if (a.platform, a.address) == (document.platform, document.payer)
     ]
     of_agreement = {charge.allocation for charge in repo.get_charges(connection, document.agreement_id)}
+    if named:
+        meant = named | of_agreement
+        return sorted((a for a in fitting if a.id in meant), key=lambda a: (a.id not in of_agreement, a.created_at))
     mine = of_agreement
     if stored.session_id is not None:
         mine = mine | {a.id for a in fitting if a.id == stored.session_id}  # our SDK names its session so

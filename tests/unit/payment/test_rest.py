@@ -114,6 +114,7 @@ async def test_decorations_are_flat_and_accounts_have_the_required_fields(autoju
             "properties": [
                 {"key": f"golem.com.payment.platform.{PLATFORM}.address", "value": world.requestor.key.address},
                 {"key": "golem.com.payment.protocol.version", "value": "3"},
+                {"key": "golem.!exp.golemp2p.allocations", "value": made["allocationId"]},
             ],
             "constraints": [
                 f"(golem.com.payment.platform.{PLATFORM}.address=*)",

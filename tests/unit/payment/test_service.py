@@ -359,6 +359,21 @@ async def test_an_agreement_whose_session_names_its_allocation_is_paid_from_it(
         assert (await world.requestor.service.allocations.get(other)).spent == 0
 
 
+async def test_a_demand_names_the_allocation_that_pays_for_an_agent_that_is_gone(autojump_clock: object) -> None:
+    """golem-js that was killed leaves its allocation; the next program's must not pay, nor keep ours from paying."""
+    async with open_world() as world:
+        left, mine = await allocate(world), await allocate(world)
+        decoration = await world.requestor.service.allocations.decorate([mine])
+        agreement = world.add_agreement("ag2")
+        known = world.requestor.agreements.known
+        demand = {**known[agreement].demand, **dict(decoration.properties)}
+        known[agreement] = replace(known[agreement], demand=demand, session_id="killed")
+        invoice = await bill(world, "0", agreement=agreement)
+        await reaches(world.provider, INVOICE, invoice, DocumentState.SETTLED)
+        assert (await world.requestor.service.document(INVOICE, invoice)).allocation_id == mine
+        assert (await world.requestor.service.allocations.get(left)).spent == 0
+
+
 async def test_without_the_policy_nothing_is_accepted_by_the_node(autojump_clock: object) -> None:
     async with open_world(settings=PaymentSettings(auto_accept_after_s=None)) as world:
         await allocate(world)
