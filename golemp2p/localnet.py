@@ -36,7 +36,7 @@ from golemp2p.locations import Locations
 from golemp2p.provider.offer import MEMORY_SHARE, machine_memory_gib
 
 ACTIVITIES: Final = 2  # at a time, of each provider
-STORAGE_GIB: Final = 8.0  # a promise that costs nothing until it is used; examples of Golem's clients ask for 2 to 4
+STORAGE_GIB: Final = 20.0  # a promise that costs nothing until it is used; examples of Golem's clients ask for 2 to 16
 READY_TIMEOUT_S: Final = 60.0  # a node on a busy two-core machine takes about 3 s
 OFFERS_TIMEOUT_S: Final = 30.0
 CHECK_INTERVAL_S: Final = 0.05

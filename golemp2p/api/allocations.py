@@ -16,7 +16,7 @@ from golemp2p.api.moments import Moment, microseconds_of, moment_of, seconds_of
 from golemp2p.api.openapi import NULL, answers
 from golemp2p.api.shapes import Me
 from golemp2p.core.ids import Address, AllocationId
-from golemp2p.core.money import format_amount, parse_amount
+from golemp2p.core.money import format_amount, parse_budget
 from golemp2p.errors import GoneError, NotFoundError, UsageError
 from golemp2p.payment.service import PaymentService
 from golemp2p.storage.payment import Allocation
@@ -70,7 +70,7 @@ def add_allocations(router: APIRouter, service: PaymentService) -> None:
         _refuse_deposit(body.deposit)
         allocation = await service.allocations.create(
             platform=_platform(service, body.payment_platform),
-            total=parse_amount(body.total_amount, what="totalAmount"),
+            total=parse_budget(body.total_amount, what="totalAmount"),
             address=Address(body.address.lower()) if body.address else None,
             timeout_at=seconds_of(body.timeout),
             make_deposit=body.make_deposit,
@@ -98,7 +98,7 @@ def add_allocations(router: APIRouter, service: PaymentService) -> None:
     @router.put("/allocations/{allocation_id}", response_model=rest.Allocation, responses=answers(404, 501))
     async def amend_allocation(allocation_id: str, body: rest.AllocationUpdate, _: Me) -> JSONResponse:
         _refuse_deposit(body.deposit)
-        total = None if body.total_amount is None else parse_amount(body.total_amount, what="totalAmount")
+        total = None if body.total_amount is None else parse_budget(body.total_amount, what="totalAmount")
         timeout_at = seconds_of(body.timeout)
         if timeout_at is not None and timeout_at <= time.time():
             raise UsageError("the allocation's new timeout is in the past")

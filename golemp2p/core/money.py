@@ -20,6 +20,7 @@ _UP = Context(prec=120, rounding=ROUND_CEILING)
 _EXACT = Context(prec=120, traps=[Inexact, Overflow, InvalidOperation])
 MAX_AMOUNT = Amount(2**128 - 1)
 _WHOLE_MAX = Decimal(MAX_AMOUNT) / _SCALE + 1
+_MAX_BUDGET_TEXT = 1200  # the longest float, 5e-324, has 1076 characters when written out
 
 ZERO = Amount(0)
 
@@ -43,6 +44,20 @@ def parse_amount(text: str | int | float | Decimal, *, what: str = "amount") -> 
     if scaled != scaled.to_integral_value(context=_CONTEXT):
         raise UsageError(f"{what} {_shown(text)} has more than {DECIMALS} decimals")
     return Amount(int(scaled))
+
+
+def parse_budget(text: str | int | float | Decimal, *, what: str = "amount") -> Amount:
+    """As :func:`parse_amount`, but rounded to the token's decimals.
+
+    Python agents write a budget of 0.1 as the binary fraction nearest to it, with all its 55 decimals.
+    """
+    try:
+        value = Decimal(str(text).strip()[:_MAX_BUDGET_TEXT])
+    except DecimalException:
+        return parse_amount(text, what=what)  # which says why not
+    if len(str(text)) > _MAX_BUDGET_TEXT or not value.is_finite() or not 0 <= value <= _WHOLE_MAX:
+        return parse_amount(text, what=what)
+    return parse_amount(value.quantize(1 / _SCALE, context=_CONTEXT), what=what)
 
 
 def _shown(text: object) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from golemp2p.core.money import DECIMALS, MAX_AMOUNT, Amount, format_amount, linear_cost, parse_amount
+from golemp2p.core.money import DECIMALS, MAX_AMOUNT, Amount, format_amount, linear_cost, parse_amount, parse_budget
 from golemp2p.errors import UsageError
 
 AMOUNTS = st.integers(0, MAX_AMOUNT).map(Amount)
@@ -92,3 +92,23 @@ def test_a_price_is_exact_and_rounded_up_by_less_than_one_unit(pairs: list[tuple
 def test_a_price_that_is_none_is_refused(coeffs: list[float], usage: list[float]) -> None:
     with pytest.raises(UsageError):
         linear_cost(coeffs, usage)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (str(Decimal.from_float(0.1)), "0.1"),  # what yapapi sends for Golem(budget=0.1)
+        (str(Decimal.from_float(0.7)), "0.7"),
+        (str(Decimal.from_float(5e-324)), "0"),
+        ("1.5", "1.5"),
+        (0.3, "0.3"),
+    ],
+)
+def test_a_budget_is_rounded_to_the_tokens_decimals(text: str | float, shown: str) -> None:
+    assert float(format_amount(parse_budget(text))) == float(shown)
+
+
+@pytest.mark.parametrize("text", ["-1", "x", "nan", "1e999999999", "0." + "1" * 5000, "9" * 60])
+def test_a_bad_budget_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_budget(text)
