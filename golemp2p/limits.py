@@ -413,6 +413,7 @@ OUTBOUND_IDLE_S: Final = 600.0
 # --- agents that went away --------------------------------------------------------------------------------------------
 AGENT_SILENCE_S: Final = 240.0  # where no accept timeout was agreed: as long as Golem's providers wait
 MIN_AGENT_SILENCE_S: Final = 60.0  # whatever was agreed: programs retry for some seconds when they cannot reach us
+MAX_ASKED_ACTIVITIES: Final = 10_000  # ids of activities that were asked for, whether they came to be or not
 USUAL_NOTE_INTERVAL_S: Final = 120.0  # between debit notes, where none was agreed
 AGENT_CHECK_S: Final = 5.0
 DEMAND_SILENCE_S: Final = 900.0  # programs ask for events every few seconds; one that died withdraws nothing

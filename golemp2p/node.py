@@ -106,6 +106,8 @@ def _activity_check(activity: ActivityService) -> Callable[[AgreementId, Activit
     """Whether we, as requestor, made this activity under this agreement."""
 
     async def knows(agreement_id: AgreementId, activity_id: ActivityId) -> bool:
+        if activity.requestor.asked_for(agreement_id, activity_id):
+            return True
         try:
             return (await activity.requestor.record(activity_id)).agreement_id == agreement_id
         except NotFoundError:

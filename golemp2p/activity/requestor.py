@@ -37,6 +37,7 @@ class RequestorActivities:
         self._rpc = rpc
         self._agreement = agreement
         self._now = now
+        self._asked: dict[ActivityId, AgreementId] = {}
         self._activities: dict[ActivityId, RemoteActivity] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -93,6 +94,9 @@ class RequestorActivities:
             now=self._now,
             changed=self._store,
         )
+        self._asked[activity.id] = agreement_id
+        while len(self._asked) > limits.MAX_ASKED_ACTIVITIES:
+            del self._asked[next(iter(self._asked))]
         try:
             await activity.create(timeout_s)
         except BaseException as exc:
@@ -105,6 +109,10 @@ class RequestorActivities:
         self._forget_old()
         self._nursery.start_soon(activity.run)
         return activity.id
+
+    def asked_for(self, agreement_id: AgreementId, activity_id: ActivityId) -> bool:
+        """Whether we asked for this activity since our start. It may be billed though its creation was interrupted."""
+        return self._asked.get(activity_id) == agreement_id
 
     def activity(self, activity_id: ActivityId) -> RemoteActivity | None:
         """The mirror, if this node is the requestor and remembers it."""

@@ -115,7 +115,8 @@ def _allocations_for(
     """The live budgets that were meant for this document: those that paid for its agreement, then for its session.
 
     ``named``: those that its demand names, when it does; then no others but those that paid before. Else, when nothing
-    of either was accepted yet: the platform's only live one, unless another session has used it. An agent that is gone must not be answered for with the money of another.
+    of either was accepted yet: the platform's only live one, unless another session has used it. An agent that is
+    gone must not be answered for with the money of another.
     """
     document = stored.document
     fitting = [

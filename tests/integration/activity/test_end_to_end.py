@@ -14,7 +14,7 @@ from golemp2p import limits
 from golemp2p.activity.remote import RemoteActivity
 from golemp2p.core.activity import ActivityState, EventKind
 from golemp2p.core.agreement import AgreementState
-from golemp2p.core.ids import ActivityId
+from golemp2p.core.ids import ActivityId, AgreementId
 from golemp2p.errors import GoneError, NotFoundError, UsageError
 from golemp2p.identity.keys import NodeKey
 from tests.integration.activity.harness import Pair, open_pair
@@ -229,6 +229,17 @@ async def test_an_agreement_that_is_not_approved_makes_no_activity(pair: Pair, t
     )
     with pytest.raises(UsageError, match="not Approved"):
         await pair.requestor.service.requestor.create(agreement_id, timeout_s=1)
+
+
+async def test_an_activity_whose_creation_was_interrupted_may_be_billed(pair: Pair, tmp_path: Path) -> None:
+    """Its program was killed while it asked; the provider may have started it all the same."""
+    requestor = pair.requestor.service.requestor
+    agreement_id = pair.agree("gftp://x/y")
+    with trio.move_on_after(0):
+        await requestor.create(agreement_id, timeout_s=5)
+    (activity_id,) = requestor._asked
+    assert requestor.asked_for(agreement_id, activity_id)
+    assert not requestor.asked_for(AgreementId("another"), activity_id)
 
 
 async def test_the_agent_hears_of_creation_and_end(pair: Pair, tmp_path: Path) -> None:
