@@ -28,7 +28,7 @@ JS_PINNED = {
     "@golem-sdk/pino-logger": "1.1.0",
     "dotenv": "16.4.5",
     "tsx": "4.23.15",
-    "playwright-core": "1.65.1",
+    "playwright-core": "1.49.1",  # newer ones want node 20, Debian 12 has 18
 }
 JS_TRACKED = ("@golem-sdk/golem-js",)  # also tried in its newest version; the others only help
 INSTALL_TIMEOUT_S = 600
@@ -127,16 +127,14 @@ def _install_python(client: PythonClient) -> None:
 
 def _install_js(client: JsClient) -> None:
     done = client.directory / ".complete"
-    if done.exists():
-        return
-    shutil.rmtree(client.directory, ignore_errors=True)
-    client.directory.mkdir()
     packages = JS_PINNED | {"@golem-sdk/golem-js": client.version}
-    (client.directory / "package.json").write_text(
-        json.dumps({"private": True, "type": "module", "dependencies": packages})
-    )
+    wanted = json.dumps({"private": True, "type": "module", "dependencies": packages})
+    if done.exists() and done.read_text() == wanted:
+        return
+    client.directory.mkdir(exist_ok=True)
+    (client.directory / "package.json").write_text(wanted)
     _run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"], cwd=client.directory)
-    done.touch()
+    done.write_text(wanted)
 
 
 def _run(command: list[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
