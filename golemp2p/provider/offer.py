@@ -82,6 +82,8 @@ def offer_properties(
         "golem.inf.cpu.threads": threads,
         "golem.srv.caps.multi-activity": True,
         "golem.activity.caps.transfer.protocol": ["gftp"],
+        "golem.activity.caps.transfer.report-progress": True,
+        "golem.activity.caps.deploy.report-progress": True,
         "golem.com.scheme": "payu",
         "golem.com.pricing.model": "linear",
         "golem.com.usage.vector": [*terms.usage_vector],

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golemp2p.core.agreement import CHOSEN_PLATFORM
+from golemp2p.core.constraints import Ternary, evaluate, parse
 from golemp2p.core.manifest import PAYLOAD, OutboundRule
 from golemp2p.core.properties import Properties
 from golemp2p.provider.negotiator import EXPIRATION, MAX_LIFE_S, Refusal, answer
@@ -52,6 +53,15 @@ def test_a_manifest_that_is_none_is_refused() -> None:
     found = answer(OFFER, {**DEMAND, PAYLOAD: "garbage"}, issuer="0xR", now=NOW)
     assert isinstance(found, Refusal)
     assert found.code == "BadManifest"
+
+
+@pytest.mark.parametrize(
+    "constraint", ["golem.activity.caps.transfer.report-progress=true", "golem.activity.caps.deploy.report-progress=true"]
+)
+def test_demands_that_want_progress_reported_are_served(constraint: str) -> None:
+    runtime = RuntimeInfo(id="vm/docker", name="vm", version="1", properties={})
+    offered = offer_properties(ProviderTerms(), runtime, [], subnet="public")
+    assert evaluate(parse(f"({constraint})"), offered) is Ternary.TRUE
 
 
 @pytest.mark.parametrize("whitelist", [(), ("a.org",)], ids=str)
