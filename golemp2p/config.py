@@ -52,7 +52,7 @@ class RestSection(Section):
 class ChainSection(Section):
     """One payment network. ``chain_id`` and ``token`` are checked on the chain before money moves."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
     chain_id: int
     token: str
     symbol: str = "glm"
