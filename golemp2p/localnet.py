@@ -35,7 +35,8 @@ from golemp2p.localchain.child import Child, open_child
 from golemp2p.locations import Locations
 from golemp2p.provider.offer import MEMORY_SHARE, machine_memory_gib
 
-ACTIVITIES: Final = 2  # at a time, of each provider
+# At a time, of each provider, as with Golem: golem-js takes a provider once into a network.
+ACTIVITIES: Final = 1
 STORAGE_GIB: Final = 20.0  # a promise that costs nothing until it is used; examples of Golem's clients ask for 2 to 16
 READY_TIMEOUT_S: Final = 60.0  # a node on a busy two-core machine takes about 3 s
 OFFERS_TIMEOUT_S: Final = 30.0
