@@ -1,0 +1,50 @@
+"""Payments while the work goes on: payable debit notes are settled on chain before the agreement ends."""
+
+from __future__ import annotations
+
+import trio
+
+from golemp2p.core.money import parse_amount
+from tests.e2e.agent import deploy_and_run, negotiate
+from tests.e2e.net import Net
+from tests.integration.runtimes.wats import TICK_LOOP
+
+INTERVAL_S, PAYMENT_S = 1, 2
+TERMS = {
+    "golem.com.scheme.payu.debit-note.interval-sec?": INTERVAL_S,
+    "golem.com.scheme.payu.payment-timeout-sec?": PAYMENT_S,
+}
+
+
+async def test_a_payable_debit_note_is_paid_while_the_activity_runs(net: Net) -> None:
+    """Its acceptance makes it due, the provider sees it paid on chain; the invoice pays the rest."""
+    async with net.requestor.client() as client:
+        made = await negotiate(client, TICK_LOOP, demand=TERMS)
+        provider = next(p for p in net.providers if p.address == made.provider)
+        before = net.balance(made.provider)
+        activity = await made.activity()
+        await client.activity.execute(activity, deploy_and_run())
+        async with provider.client() as theirs:
+            with trio.fail_after(30):
+                while True:
+                    for note in await client.payment.debit_notes():
+                        if note.agreement_id == made.agreement and note.status == "RECEIVED":
+                            await client.payment.accept(
+                                "debitNote",
+                                note.debit_note_id,
+                                amount=note.total_amount_due,
+                                allocation=made.allocation,
+                            )
+                    notes = [n for n in await theirs.payment.debit_notes() if n.agreement_id == made.agreement]
+                    paid = [n for n in notes if n.payment_due_date is not None and n.status == "SETTLED"]
+                    if paid:
+                        break
+                    await trio.sleep(0.1)
+        assert any(n.payment_due_date is None for n in notes), "only some are payable"
+        assert (await client.activity.state(activity))["state"][0] == "Ready", "the work goes on"
+        assert net.balance(made.provider) - before >= parse_amount(paid[0].total_amount_due) > 0
+        await client.activity.destroy(activity, timeout_s=10.0)
+        await made.end()
+        invoice = await made.pay()
+        assert net.balance(made.provider) - before == parse_amount(invoice.amount), "a payout is always a difference"
+        await client.payment.release_allocation(made.allocation)
