@@ -23,14 +23,17 @@ def docker_engine() -> Iterator[Engine]:
 
 
 class OneProcessPerKind(LoadScopeScheduling):  # type: ignore[misc] # xdist ships no types
-    """Of `pytest -n 2`: the end-to-end tests in one process, the integration tests in one, unit tests in both.
+    """Of `pytest -n 2`: the clients' tests in one process, the end-to-end tests in one, the integration tests by area.
 
-    The first two share networks and engines among themselves, and wait more than they compute.
+    They share networks and engines among themselves, and wait more than they compute. Unit tests fill what is left,
+    file by file, so scripts/test keeps the order (--no-loadscope-reorder): the long ones first.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        kind = nodeid.removeprefix("tests/").partition("/")[0]
-        return kind if kind in ("e2e", "integration", "compat") else nodeid.partition("::")[0]
+        kind, _, rest = nodeid.removeprefix("tests/").partition("/")
+        if kind == "integration":
+            return f"{kind}/{rest.partition('/')[0]}"
+        return kind if kind in ("e2e", "compat") else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneProcessPerKind:

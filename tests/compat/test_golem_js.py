@@ -16,13 +16,13 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from tests.compat.clients import TRACKS, JsClient, js_client
+from tests.compat.clients import JsClient, js_client, tracks
 from tests.compat.conftest import PAGE_ORIGIN, PAGE_PORT
 from tests.compat.support import ALPINE, agent_env, javascript, run
 from tests.e2e.net import Net
 
 
-@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("track", tracks("@golem-sdk/golem-js"))
 def test_the_program_in_its_readme_runs(net: Net, track: str, tmp_path: Path) -> None:
     client = js_client(track)
     readme = (client.package("@golem-sdk/golem-js") / "README.md").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.compat.clients import TRACKS, python_client
+from tests.compat.clients import python_client, tracks
 from tests.compat.support import ALPINE, agent_env, python, run, started
 from tests.e2e.net import Net, wait_until
 
@@ -58,7 +58,7 @@ def _image(net: Net) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("track", tracks("golem-core"))
 def test_golem_cores_managers_hire_work_and_pay(net: Net, track: str, tmp_path: Path) -> None:
     image = _image(net)
     env = agent_env(net, IMAGE_URL=image["http"], IMAGE_HASH=image["sha3"])
@@ -66,7 +66,7 @@ def test_golem_cores_managers_hire_work_and_pay(net: Net, track: str, tmp_path: 
     assert json.loads(said.splitlines()[-1]) == ["hello core\n", "GOLEM-CORE\n"]
 
 
-@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("track", tracks("dapp-runner"))
 def test_dapp_runner_deploys_a_web_server_and_takes_it_down(net: Net, track: str, tmp_path: Path) -> None:
     image = _image(net)
     (tmp_path / "app.yaml").write_text(DAPP.format(url=image["http"], sha3=image["sha3"], server=json.dumps(SERVER)))

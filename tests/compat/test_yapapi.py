@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compat.clients import TRACKS, PythonClient, python_client
+from tests.compat.clients import PythonClient, python_client, tracks
 from tests.compat.support import agent_env, python, run
 from tests.e2e.net import Net
 
@@ -26,7 +26,7 @@ def test_offers_are_seen_with_the_types_that_yapapi_insists_on(net: Net, yapapi:
         assert "vpn" in props["golem.runtime.capabilities"]
 
 
-@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("track", tracks("yapapi"))
 def test_twenty_tasks_on_three_providers_send_and_fetch_files(net: Net, track: str, tmp_path: Path) -> None:
     client = python_client("yapapi", track)
     said = run(python(client, "yapapi_tasks.py", "20", "3", "0.4"), agent_env(net), tmp_path)

@@ -1,6 +1,6 @@
 """The Task model: each task uploads its input, works, and downloads its result.
 
-Usage: yapapi_tasks.py TASKS WORKERS [SLEEP_S]
+Usage: yapapi_tasks.py TASKS WORKERS [SLEEP_S [SCRIPT_TIMEOUT_S]]
 Prints "task N done by PROVIDER" as tasks end, and at last one line of JSON.
 """
 
@@ -23,7 +23,7 @@ async def worker(context, tasks):
         number = task.data
         source, result = Path(f"input-{number}.txt"), Path(f"result-{number}.txt")
         source.write_text(f"task {number}\n" * 100)
-        script = context.new_script(timeout=timedelta(seconds=30))
+        script = context.new_script(timeout=timedelta(seconds=float(sys.argv[4]) if len(sys.argv) > 4 else 30))
         script.upload_file(str(source), "/golem/work/input.txt")
         script.upload_json({"number": number}, "/golem/work/number.json")
         pause = sys.argv[3] if len(sys.argv) > 3 else "0"
