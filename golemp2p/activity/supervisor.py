@@ -263,7 +263,7 @@ class Supervisor:
             case Deploy():
                 try:
                     await self._deploy(batch, command)
-                except BaseException:
+                except BaseException:  # cancellation too: the network would keep an address of nobody
                     self._leave_networks()
                     raise
             case Start():

@@ -73,7 +73,7 @@ class Commands:
         published = Published(Path(path), self._digests)
         try:
             address = self._connected().bind(published.sha3_256, published, anybody=self._anybody)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody would close the file
             published.close()
             raise
         return {"file": path, "url": f"gftp://{address}/{published.sha3_256}"}
@@ -82,7 +82,7 @@ class Commands:
         receiving, name = Receiving(Path(path)), secrets.token_hex(24)
         try:
             address = self._connected().bind(name, receiving, anybody=self._anybody)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: its partial file would stay
             receiving.close()
             raise
         return {"file": path, "url": f"gftp://{address}/{name}"}

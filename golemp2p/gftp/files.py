@@ -81,7 +81,7 @@ class Published:
             is_file = stat.S_ISREG(os.fstat(self._file).st_mode)
             self.sha3_256 = (known.get(self._state) or self._hash()) if is_file else ""
             steady = self._look()[2:4] == self._state[2:4]
-        except BaseException:
+        except BaseException:  # Ctrl-C in a long hash too: nobody has the descriptor yet
             os.close(self._file)
             raise
         if not self.sha3_256 or not steady:

@@ -71,7 +71,7 @@ class FileWriter:
                 while block := os.read(file, _BLOCK_BYTES):  # what an earlier attempt brought
                     self._hash(block)
             os.lseek(file, self._offset, os.SEEK_SET)
-        except BaseException:
+        except BaseException:  # whatever it was, nobody has the descriptor yet
             os.close(file)
             raise
         return file

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import trio
 
 from golemp2p.core.money import parse_amount
@@ -25,6 +27,7 @@ async def test_a_payable_debit_note_is_paid_while_the_activity_runs(net: Net) ->
         activity = await made.activity()
         await client.activity.execute(activity, deploy_and_run())
         async with provider.client() as theirs:
+            after: datetime | None = None
             with trio.fail_after(30):
                 while True:
                     for note in await client.payment.debit_notes():
@@ -39,7 +42,10 @@ async def test_a_payable_debit_note_is_paid_while_the_activity_runs(net: Net) ->
                     paid = [n for n in notes if n.payment_due_date is not None and n.status == "SETTLED"]
                     if paid:
                         break
-                    await trio.sleep(0.1)
+                    news = await client.payment.events(
+                        "debitNote", after=after, timeout_s=1.0, types="Received,Settled"
+                    )
+                    after = news[-1].event_date if news else after
         assert any(n.payment_due_date is None for n in notes), "only some are payable"
         assert (await client.activity.state(activity))["state"][0] == "Ready", "the work goes on"
         assert net.balance(made.provider) - before >= parse_amount(paid[0].total_amount_due) > 0

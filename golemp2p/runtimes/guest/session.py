@@ -171,35 +171,16 @@ class GuestSession:
 
         Only before :meth:`seal`. Raises RuntimeFailureError when the guest cannot have one.
         """
-        channel = self.open_channel(limits.GUEST_WINDOW_BYTES)
         at = link.interface
-        try:
-            body = _u32(channel.window_bytes, number, int(at.ip), at.network.prefixlen, link.mtu)
-            await self.request(channel, Ask.NET, body)
-            answer = await channel.answer()
-        except BaseException:
-            self.abandon(channel)
-            raise
-        if isinstance(answer, protocol.Refusal):
-            self.abandon(channel)
-            raise RuntimeFailureError(answer.message)
+        channel = await self._agreed(Ask.NET, _u32(number, int(at.ip), at.network.prefixlen, link.mtu))
         nursery.start_soon(self._packets_from_guest, channel, link)
         nursery.start_soon(self._packets_to_guest, channel, link)
 
     async def add_outbound(self, outbound: OutboundPort, nursery: trio.Nursery) -> None:
         """The payload's connections to the outside come to ``outbound``. As :meth:`add_network`."""
-        channel = self.open_channel(limits.GUEST_WINDOW_BYTES)
         routes = [number for route in outbound.routes for number in (int(route.network_address), route.prefixlen)]
-        body = _u32(channel.window_bytes, int(outbound.resolver), len(outbound.ports), *outbound.ports)
-        try:
-            await self.request(channel, Ask.OUTBOUND, body + _u32(len(routes) // 2, *routes))
-            answer = await channel.answer()
-        except BaseException:
-            self.abandon(channel)
-            raise
-        if isinstance(answer, protocol.Refusal):
-            self.abandon(channel)
-            raise RuntimeFailureError(f"no connections to the outside: {answer.message}")
+        body = _u32(int(outbound.resolver), len(outbound.ports), *outbound.ports) + _u32(len(routes) // 2, *routes)
+        channel = await self._agreed(Ask.OUTBOUND, body, refused="no connections to the outside: ")
         nursery.start_soon(Outgoing(self, channel, outbound).run)
 
     async def seal(self, *, kept: int = 0, user: str = "", hosts: Sequence[str] = ()) -> None:
@@ -212,18 +193,24 @@ class GuestSession:
 
     async def connect(self, port: int, address: IPv4Address | None = None) -> trio.abc.HalfCloseableStream:
         """To ``address`` of the guest (its loopback if none). Raises RuntimeFailureError: refused, no such port."""
+        refused = f"cannot connect to port {port} in the guest: "
+        channel = await self._agreed(Ask.CONNECT, _u32(port, int(address or 0)), refused=refused)
+        channel.credit_bytes = protocol.INBOUND_CREDIT_BYTES
+        return ChannelStream(self, channel)
+
+    async def _agreed(self, ask: Ask, body: bytes, *, refused: str = "") -> Channel:
+        """A channel for what ``ask`` begins; its window goes before ``body``. Raises RuntimeFailureError: refused."""
         channel = self.open_channel(limits.GUEST_WINDOW_BYTES)
         try:
-            await self.request(channel, Ask.CONNECT, _u32(channel.window_bytes, port, int(address or 0)))
+            await self.request(channel, ask, _u32(channel.window_bytes) + body)
             answer = await channel.answer()
-        except BaseException:
+        except BaseException:  # cancellation too: the guest would hold its end open
             self.abandon(channel)
             raise
         if isinstance(answer, protocol.Refusal):
             self.abandon(channel)
-            raise RuntimeFailureError(f"cannot connect to port {port} in the guest: {answer.message}")
-        channel.credit_bytes = protocol.INBOUND_CREDIT_BYTES
-        return ChannelStream(self, channel)
+            raise RuntimeFailureError(refused + answer.message)
+        return channel
 
     async def usage(self) -> GuestUsage:
         async with self.channel(0) as channel:
