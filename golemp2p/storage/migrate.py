@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 
 from golemp2p.errors import UsageError
 
-HEAD: Final = "0001"  # a test compares this with the migration scripts
+HEAD: Final = "0004"  # a test compares this with the migration scripts
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 
 

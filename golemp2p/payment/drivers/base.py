@@ -1,10 +1,12 @@
-"""The port between the settlement engine and a chain. Both adapters pass the same contract tests.
+"""The port between payments and a chain. Both adapters pass the same contract tests.
 
-Every method that asks the chain raises NetworkError (down, cut, wrong chain) or DeadlineError; the caller retries.
+Every method that asks the chain raises NetworkError (down, cut, wrong chain, endpoints that disagree), DeadlineError or
+WrongNetworkError (what is at the configured addresses is not what it should be); the caller retries.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +30,18 @@ class BroadcastRefusedError(PolicyError):
     code = "broadcast_refused"
 
 
+class CallRevertedError(PolicyError):
+    """A contract refuses a simulated call; the message has its reason."""
+
+    code = "call_reverted"
+
+
+class WrongNetworkError(PolicyError):
+    """First contact: chain id, token or contract are not those of the network's profile. No money moves."""
+
+    code = "wrong_network"
+
+
 @dataclass(frozen=True)
 class Head:
     number: int
@@ -43,7 +57,25 @@ class Fees:
 
 
 @dataclass(frozen=True)
-class SignedTransfer:
+class Market:
+    """What the chain asks now, in wei per gas, without our caps: the next block's base fee, and a usual tip."""
+
+    base_fee: int
+    tip: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a transaction does. ``gas``: its limit; 0 is "to be estimated"."""
+
+    to: Address
+    data: bytes
+    gas: int = 0
+    value: int = 0
+
+
+@dataclass(frozen=True)
+class SignedTransaction:
     """``raw`` is all that is ever broadcast for it; ``hash`` names it before anybody has seen it."""
 
     raw: bytes
@@ -54,6 +86,8 @@ class SignedTransfer:
 
 @dataclass(frozen=True)
 class Receipt:
+    """``final``: by the network's rule (depth, and the finalized tag where that counts)."""
+
     transaction: str
     block_number: int
     block_hash: str
@@ -61,6 +95,20 @@ class Receipt:
     succeeded: bool
     gas_used: int
     fee_wei: int
+    final: bool
+
+
+@dataclass(frozen=True)
+class Log:
+    """An event of a contract, in a block of the canonical chain."""
+
+    address: Address
+    topics: tuple[str, ...]
+    data: bytes
+    block_number: int
+    block_hash: str
+    transaction: str
+    log_index: int
 
 
 class ChainDriver(Protocol):
@@ -71,7 +119,15 @@ class ChainDriver(Protocol):
 
     async def head(self) -> Head: ...
 
+    async def final_block(self) -> int:
+        """The newest block that counts as final by the network's rule."""
+        ...
+
     async def balance(self, address: Address) -> Amount:
+        """Of the token."""
+        ...
+
+    async def allowance(self, owner: Address, spender: Address) -> Amount:
         """Of the token."""
         ...
 
@@ -79,37 +135,45 @@ class ChainDriver(Protocol):
         """Of the chain's own coin, in wei."""
         ...
 
-    async def nonce(self, address: Address, *, depth: int = 0) -> int:
-        """How many transactions of ``address`` are mined, as of ``depth`` blocks below the head."""
+    async def nonce(self, address: Address, *, final: bool = False) -> int:
+        """How many transactions of ``address`` are mined; ``final``: as of :meth:`final_block`, by k of n."""
         ...
 
-    async def fees(self) -> Fees:
-        """What to bid now, within the network's cap."""
+    async def market(self) -> Market: ...
+
+    async def call(self, to: Address, data: bytes, *, sender: Address | None = None, final: bool = False) -> bytes:
+        """What a contract answers. ``final``: as of :meth:`final_block`, by k of n. Raises CallRevertedError."""
         ...
 
-    async def transfer_fee(self, fees: Fees) -> int:
-        """The most one transfer may cost in the chain's own coin, in wei."""
+    async def estimate(self, sender: Address, call: Call) -> int:
+        """Gas that ``call`` takes now, without margin. Raises CallRevertedError."""
         ...
 
     async def refusal(self, sender: Address, recipient: Address, amount: Amount) -> str:
         """Why the token's contract would refuse this transfer now; "" when it would not. Simulated: costs nothing."""
         ...
 
-    def sign_transfer(
-        self, signer: Signer, nonce: int, recipient: Address, amount: Amount, fees: Fees
-    ) -> SignedTransfer:
-        """Pure: asks nobody."""
+    async def has_code(self, address: Address, sha256: str = "") -> bool:
+        """Whether there is a contract (with that hash of its code, in hex, if given)."""
+        ...
+
+    async def logs(self, address: Address, topics: Sequence[str | None], *, first: int, last: int) -> list[Log]:
+        """Events of blocks ``first`` to ``last`` (both counted), in order; asked for in pieces that endpoints take."""
+        ...
+
+    def sign(self, signer: Signer, nonce: int, call: Call, fees: Fees) -> SignedTransaction:
+        """Pure: asks nobody. ``call.gas`` must be known."""
         ...
 
     async def broadcast(self, raw: bytes) -> None:
-        """Hand it to the chain. That the chain knows it, or has used its nonce, already is not an error: the receipt
-        decides. Raises OutOfGasFundsError, BroadcastRefusedError."""
+        """Hand it to all healthy endpoints. That the chain knows it, or has used its nonce, already is not an error:
+        the receipt decides. Raises OutOfGasFundsError, BroadcastRefusedError when every endpoint refuses."""
         ...
 
     async def receipt(self, transaction: str) -> Receipt | None:
-        """None while it is in no block of the canonical chain."""
+        """None while it is in no block of the canonical chain. A receipt that says ``final`` is borne out by k of n."""
         ...
 
     async def verify_transfer(self, transaction: str) -> MinedTransfers | None:
-        """All Transfer events of a transaction, of whatever token; None while it is in no block."""
+        """All Transfer events of a transaction, of whatever token, borne out by k of n; None while it is in no block."""
         ...
