@@ -1,8 +1,7 @@
-"""Start a local chain, put the test token on it, hand out money."""
+"""Start a local chain, put the test token and the payment contracts on it, hand out money."""
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -22,21 +21,29 @@ from golemp2p.core.money import Amount
 from golemp2p.errors import DeadlineError, GolemError, InternalError, NetworkError, UsageError
 from golemp2p.localchain.anvil import AnvilMissingError, anvil_command, install_anvil
 from golemp2p.localchain.child import Child, open_child
+from golemp2p.payment.contracts import OF_ONE_TOKEN, ContractName, load
 from golemp2p.payment.drivers.transactions import mint_call
 from golemp2p.payment.networks import PaymentNetwork
 
 CHAIN_ID: Final = 31_337
 Kind = Literal["anvil", "embedded"]
-_ARTIFACT: Final = Path(__file__).parent.parent / "payment" / "contracts" / "TestToken.json"
+_GAS: Final = hex(5_000_000)  # deploying the largest contract takes 1.7 M
 
 
 @dataclass(frozen=True)
 class LocalChain:
-    """A running chain. ``kind``: "anvil" or "embedded"."""
+    """A running chain. ``kind``: "anvil" or "embedded".
+
+    ``multi`` and ``lock`` stand in for contracts of Golem's that are deployed elsewhere (protocols/contracts/standins).
+    """
 
     rpc_url: str
     chain_id: int
     token_address: Address
+    batch: Address
+    channels: Address
+    multi: Address | None
+    lock: Address | None
     kind: Kind
     _client: httpx.AsyncClient
     _banker: Address  # an unlocked account of the chain's node
@@ -48,9 +55,16 @@ class LocalChain:
             chain_id=self.chain_id,
             token=self.token_address,
             symbol="tglm",
-            rpc_url=self.rpc_url,
+            token_symbol="tGLM",
+            rpc_urls=(self.rpc_url,),
             poll_s=0.1,
             rebroadcast_s=5.0,
+            batch=self.batch,
+            multi=self.multi,
+            channels=self.channels,
+            lock=self.lock,
+            mint=self.token_address,
+            mint_kind="token",
         )
 
     async def faucet(self, address: Address, *, tglm: Amount, eth_wei: int) -> None:
@@ -62,7 +76,11 @@ class LocalChain:
 
     async def deploy_token(self) -> Address:
         """One more test token, worth nothing to anybody: tests pay with the wrong one."""
-        return await _deploy(self._client, self._banker)
+        return await self.deploy("TestToken")
+
+    async def deploy(self, name: ContractName) -> Address:
+        """One more contract, of the chain's token if it is of one."""
+        return await _deploy(self._client, self._banker, name, self.token_address)
 
     async def transact(self, transaction: dict[str, str]) -> dict[str, Any]:
         """Send from the chain's own account; the receipt. Raises NetworkError."""
@@ -80,8 +98,11 @@ async def open_local_chain(
     cache_dir: Path | None = None,
     chain_id: int = CHAIN_ID,
     block_time_s: float | None = None,
+    standins: bool = False,
 ) -> AsyncIterator[LocalChain]:
     """A fresh chain on a free port of loopback, gone at the end. ``prefer`` forces one kind; else anvil if possible.
+
+    ``standins``: with stand-ins for Golem's multi-transfer and lock contracts.
 
     ``block_time_s`` None: a block for each transaction, at once (the embedded chain always does that, and has a chain
     id of its own). Raises AnvilMissingError, UsageError, NetworkError.
@@ -101,13 +122,19 @@ async def open_local_chain(
     ):
         found_id = int(await _wait_until_up(client, child, kind), 16)
         banker = (await _call(client, "eth_accounts", []))[0].lower()
-        token = await _deploy(client, banker)
-        yield LocalChain(url, found_id, token, kind, client, banker)
+        token = await _deploy(client, banker, "TestToken")
+        batch = await _deploy(client, banker, "BatchPayer", token)
+        channels = await _deploy(client, banker, "VoucherChannels", token)
+        multi = await _deploy(client, banker, "MultiTransferStandIn", token) if standins else None
+        lock = await _deploy(client, banker, "LockPaymentStandIn", token) if standins else None
+        yield LocalChain(url, found_id, token, batch, channels, multi, lock, kind, client, banker)
 
 
-async def _deploy(client: httpx.AsyncClient, banker: Address) -> Address:
-    code = json.loads(_ARTIFACT.read_text())["bytecode"]
-    receipt = await _transact(client, banker, {"data": code})
+async def _deploy(
+    client: httpx.AsyncClient, banker: Address, name: ContractName, token: Address | None = None
+) -> Address:
+    code = load(name).deployment(token if name in OF_ONE_TOKEN else None)
+    receipt = await _transact(client, banker, {"data": "0x" + code.hex()})
     return Address(receipt["contractAddress"].lower())
 
 
@@ -159,7 +186,7 @@ async def _call(client: httpx.AsyncClient, method: str, params: Sequence[object]
 
 
 async def _transact(client: httpx.AsyncClient, banker: Address, transaction: dict[str, str]) -> dict[str, Any]:
-    sent = await _call(client, "eth_sendTransaction", [{"from": banker, "gas": hex(2_000_000), **transaction}])
+    sent = await _call(client, "eth_sendTransaction", [{"from": banker, "gas": _GAS, **transaction}])
     with trio.move_on_after(limits.LOCAL_CHAIN_START_S):
         while (receipt := await _call(client, "eth_getTransactionReceipt", [sent])) is None:  # noqa: ASYNC110
             await trio.sleep(0.02)
