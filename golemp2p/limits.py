@@ -424,3 +424,10 @@ MAX_SEED_FILES: Final = 100_000  # copied into the volumes of one activity; 4,00
 SEED_TIMEOUT_S: Final = 300.0  # reading and copying, of all volumes; 1 GB takes 5 s
 SEED_REMEMBERED_BYTES: Final = 64 * 1024  # a tar of what one image has at one path; mostly nothing
 SEEDS_REMEMBERED: Final = 256
+
+# --- journal and audit ------------------------------------------------------------------------------------------------
+JOURNAL_PAGE: Final = 1_000  # entries read at a time; about 1 MiB
+JOURNAL_CHECK_ENTRIES: Final = 1_000  # checked when the node starts; 20 ms. All of them: golemp2p audit verify
+MAX_AUDIT_LINE_BYTES: Final = 8 * MIB  # an agreement has at most 0.5 MiB, a notice of 1,000 long ids 2
+MAX_AUDIT_ENTRIES: Final = 10_000_000  # in one file; a busy provider writes about 3,000 a day
+MAX_AUDIT_FINDINGS: Final = 1_000  # listed; the rest is counted

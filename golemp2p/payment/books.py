@@ -128,11 +128,11 @@ def accept(
 
 def note_acceptance(
     connection: Connection, stored: StoredDocument, *, accepted_at_ms: int, signature: bytes, now: float
-) -> None:
-    """The payee hears of it. Repeated: nothing changes."""
+) -> bool:
+    """The payee hears of it. Repeated: nothing changes, and the answer is False."""
     stored = get_document(connection, stored.document.kind, stored.document.id, Side.PAYEE)
     if stored.state in _ANSWERED:
-        return
+        return False
     state = DOCUMENT.next(stored.state, DocumentEvent.ACCEPT)
     stored = replace(stored, state=state, reason="", accepted_at_ms=accepted_at_ms, acceptance_signature=signature)
     before = ledger = repo.get_ledger(connection, stored.document.agreement_id, Side.PAYEE)
@@ -145,6 +145,7 @@ def note_acceptance(
     repo.update_document(connection, stored)
     repo.add_event(connection, stored, "Accepted", now=now)
     _settle_if_covered(connection, stored, ledger, now=now)
+    return True
 
 
 def settle_covered(

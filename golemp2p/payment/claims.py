@@ -24,12 +24,12 @@ from golemp2p.errors import (
     RemoteError,
     RemoteProtocolError,
 )
-from golemp2p.payment import books
+from golemp2p.payment import books, journaling
 from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.ports import Context
 from golemp2p.storage import payment as ledger_repo
-from golemp2p.storage import payment_settlement as repo
-from golemp2p.storage.payment_settlement import StoredPayment
+from golemp2p.storage import payment_notices as repo
+from golemp2p.storage.payment_notices import StoredPayment
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +68,7 @@ class Claims:
                 )
             stored = StoredPayment(notice, Side.PAYEE, peer, signature, repo.CLAIMED, "", context.clock())
             repo.insert_payment(connection, stored)
+            journaling.notice(connection, Side.PAYEE, notice, signature, now=stored.stored_at)
 
         await context.storage.run(store)
         context.claims.tell()
@@ -134,6 +135,16 @@ class Claims:
             ledger_repo.put_ledger(connection, parties, ledger)
             books.settle_covered(connection, agreement_id, Side.PAYEE, ledger, now=now)
         repo.mark_payment(connection, notice.id, Side.PAYEE, state=repo.CONFIRMED)
+        journaling.payment(
+            connection,
+            Side.PAYEE,
+            notice,
+            chain_id=network.chain_id,
+            block_number=found.block_number,
+            block_hash=found.block_hash,
+            legs=legs,
+            now=now,
+        )
         log.info(
             "payment_received",
             payer=notice.payer,
@@ -145,6 +156,7 @@ class Claims:
     def _refuse(self, connection: Connection, notice: PaymentNotice, reason: str) -> None:
         log.warning("payment_refused", payer=notice.payer, transaction=notice.transaction, reason=reason)
         repo.mark_payment(connection, notice.id, Side.PAYEE, state=repo.REFUSED, reason=reason)
+        journaling.refused_payment(connection, Side.PAYEE, notice, reason, now=self._context.clock())
 
 
 def round_robin(waiting: Sequence[StoredPayment], looks: Mapping[str, int]) -> list[StoredPayment]:

@@ -25,7 +25,7 @@ from golemp2p.core.payment import (
 from golemp2p.core.peer import address_of, recover_address
 from golemp2p.errors import ConflictError, PolicyError, RemoteError, RemoteProtocolError, UsageError
 from golemp2p.net.ratelimit import RateLimit
-from golemp2p.payment import books
+from golemp2p.payment import books, journaling
 from golemp2p.payment.messages import document_message
 from golemp2p.payment.outbox import post
 from golemp2p.payment.ports import Context
@@ -175,6 +175,7 @@ class Documents:
             )
             _check_sequence(connection, linked, Side.PAYEE)
             repo.insert_document(connection, stored)
+            journaling.document(connection, agreement, stored, context.domain)
             if repo.get_parties(connection, document.agreement_id, Side.PAYEE) is None:
                 repo.put_ledger(connection, books.parties_of(stored), Ledger())
             return stored
@@ -209,6 +210,7 @@ class Documents:
                 return
             stored = replace(stored, state=DOCUMENT.next(stored.state, DocumentEvent.CANCEL))
             repo.update_document(connection, stored)
+            journaling.cancellation(connection, stored.side, stored.document, now=now)
             repo.add_event(connection, stored, "Cancelled", now=now)
 
         await context.storage.run(store)
@@ -250,6 +252,7 @@ class Documents:
                 self._check_flood(connection, document)
             _check_sequence(connection, document, Side.PAYER)
             repo.insert_document(connection, stored)
+            journaling.document(connection, agreement, stored, context.domain)
             repo.add_event(connection, stored, "Received", now=stored.stored_at)
 
         await context.storage.run(store)
@@ -293,6 +296,7 @@ class Documents:
                 now=now,
             )
             if accepted:
+                journaling.acceptance(connection, Side.PAYER, acceptance, signature, context.domain, now=now)
                 message = wire.AcceptanceMessage(
                     kind=kind, document_id=document_id, accepted_at=acceptance.accepted_at_ms, signature=signature
                 )
@@ -334,7 +338,8 @@ class Documents:
             acceptance = Acceptance(stored.document, accepted_at_ms)
             if recover_address(acceptance.digest(context.domain), signature) != address_of(peer):
                 raise RemoteProtocolError("the acceptance's signature is not the requestor's")
-            books.note_acceptance(connection, stored, accepted_at_ms=accepted_at_ms, signature=signature, now=now)
+            if books.note_acceptance(connection, stored, accepted_at_ms=accepted_at_ms, signature=signature, now=now):
+                journaling.acceptance(connection, Side.PAYEE, acceptance, signature, context.domain, now=now)
 
         await context.storage.run(store)
         context.events.tell()
@@ -370,6 +375,7 @@ def _note_rejection(connection: Connection, stored: StoredDocument, code: str, m
     state = DOCUMENT.next(stored.state, DocumentEvent.REJECT)
     stored = replace(stored, state=state, reason=f"{code}: {message}" if message else code)
     repo.update_document(connection, stored)
+    journaling.rejection(connection, stored.side, stored.document, code, message, now=now)
     detail: dict[str, object] = {"rejection": {"rejectionReason": code, "totalAmountAccepted": "0", "message": message}}
     repo.add_event(connection, stored, "Rejected", now=now, detail=detail)
     return True

@@ -118,6 +118,11 @@ class Document:
         return parse_usage(self.usage)
 
     def digest(self, domain: Domain) -> bytes:
+        struct = INVOICE_STRUCT if self.kind is DocumentKind.INVOICE else DEBIT_NOTE_STRUCT
+        return digest(domain, struct, self.message())
+
+    def message(self) -> dict[str, Value]:
+        """The message of its struct."""
         common: dict[str, Value] = {
             "id": self.id,
             "agreementId": self.agreement_id,
@@ -128,16 +133,14 @@ class Document:
             "issuedAt": self.issued_at_ms,
         }
         if self.kind is DocumentKind.INVOICE:
-            return digest(
-                domain, INVOICE_STRUCT, {**common, "activityIds": list(self.activity_ids), "amount": self.amount}
-            )
-        note: dict[str, Value] = {
+            return {**common, "activityIds": list(self.activity_ids), "amount": self.amount}
+        return {
+            **common,
             "previousId": self.previous_id,
             "activityId": self.activity_id,
             "totalAmountDue": self.amount,
             "usage": self.usage,
         }
-        return digest(domain, DEBIT_NOTE_STRUCT, {**common, **note})
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,12 @@ class Acceptance:
     accepted_at_ms: int
 
     def digest(self, domain: Domain) -> bytes:
+        return digest(domain, ACCEPTANCE_STRUCT, self.message(domain))
+
+    def message(self, domain: Domain) -> dict[str, Value]:
+        """The message of its struct; the domain is part of what the document's digest says."""
         d = self.document
-        message: dict[str, Value] = {
+        return {
             "documentId": d.id,
             "document": d.digest(domain),
             "agreementId": d.agreement_id,
@@ -159,7 +166,6 @@ class Acceptance:
             "amount": d.amount,
             "acceptedAt": self.accepted_at_ms,
         }
-        return digest(domain, ACCEPTANCE_STRUCT, message)
 
 
 @dataclass(frozen=True)
@@ -180,7 +186,11 @@ class PaymentNotice:
         return Amount(sum(amount for _, amount in self.shares))
 
     def digest(self, domain: Domain) -> bytes:
-        message: dict[str, Value] = {
+        return digest(domain, PAYMENT_NOTICE_STRUCT, self.message())
+
+    def message(self) -> dict[str, Value]:
+        """The message of its struct."""
+        return {
             "id": self.id,
             "payer": self.payer,
             "payee": self.payee,
@@ -192,7 +202,6 @@ class PaymentNotice:
             "documentIds": [str(i) for i in self.document_ids],
             "paidAt": self.paid_at_ms,
         }
-        return digest(domain, PAYMENT_NOTICE_STRUCT, message)
 
 
 def parse_usage(text: str) -> list[float]:
