@@ -55,7 +55,7 @@ class LocalChain:
             chain_id=self.chain_id,
             token=self.token_address,
             symbol="tglm",
-            token_symbol="tGLM",
+            token_symbol="tGLM",  # noqa: S106 - a name
             rpc_urls=(self.rpc_url,),
             poll_s=0.1,
             rebroadcast_s=5.0,
