@@ -146,6 +146,9 @@ LOCAL_CHAIN_STOP_S: Final = 2.0
 ALLOCATION_CHECK_TIMEOUT_S: Final = 3.0  # a dead chain must not stop a requestor from making a budget
 AUTO_ACCEPT_AFTER_S: Final = 30.0  # agents answer within a second; silence this long means that they are gone
 MAX_SLOTS_IN_FLIGHT: Final = 4  # per account; pools of geth's family guarantee room for 16
+FEE_RECHECK_S: Final = 60.0  # until fees that were too high for a payout are looked at again
+ORDER_PATIENCE_S: Final = 600.0  # a call that a contract refuses for so long is given up
+BATCH_SEARCH_BLOCKS: Final = 50_000  # below the head, for the transaction of a batch that is done and not known here
 SETTLEMENT_RETRY_S: Final = 2.0  # first; doubles
 SETTLEMENT_RETRY_MAX_S: Final = 60.0
 DEBIT_NOTES_PER_S: Final = 1.0  # under one agreement, on average; real providers send one in two minutes
@@ -431,3 +434,16 @@ JOURNAL_CHECK_ENTRIES: Final = 1_000  # checked when the node starts; 20 ms. All
 MAX_AUDIT_LINE_BYTES: Final = 8 * MIB  # an agreement has at most 0.5 MiB, a notice of 1,000 long ids 2
 MAX_AUDIT_ENTRIES: Final = 10_000_000  # in one file; a busy provider writes about 3,000 a day
 MAX_AUDIT_FINDINGS: Final = 1_000  # listed; the rest is counted
+
+# --- access to chains -------------------------------------------------------------------------------------------------
+MAX_CHAIN_ANSWER_BYTES: Final = 32 * MIB  # 1,000 blocks full of one token's transfers have about 10 MB
+MAX_CHAIN_LOGS: Final = 100_000  # events in one answer
+CHAIN_VERIFY_S: Final = 300.0  # an endpoint's chain id is asked again after so long
+CHAIN_FAILOVER_S: Final = 4.0  # an endpoint that is slower is passed over while there are others
+CHAIN_BACKOFF_S: Final = 0.5  # first pause of an endpoint that failed; doubles
+CHAIN_BACKOFF_MAX_S: Final = 60.0  # also the longest Retry-After that is kept to
+CHAIN_PENALTY_HALF_S: Final = 60.0  # a mistake of an endpoint counts half after so long
+CHAIN_BROADCAST_GRACE_S: Final = 2.0  # for the other endpoints, once one has taken a transaction
+CHAIN_FINALITY_STALL_S: Final = 600.0  # a finalized tag that stands still for so long is not waited for
+LOG_SCAN_BLOCKS: Final = 1_000  # in one question; halved when an endpoint refuses
+CONTACT_RETRY_S: Final = 60.0  # a network whose token or contracts were not the right ones is looked at again

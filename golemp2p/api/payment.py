@@ -24,7 +24,7 @@ from golemp2p.core.peer import address_of
 from golemp2p.errors import NotFoundError
 from golemp2p.payment.service import DEFAULT_EVENT_TYPES, EVENT_TYPES, PaymentService
 from golemp2p.storage.payment import PaymentEvent, StoredDocument
-from golemp2p.storage.payment_settlement import StoredPayment
+from golemp2p.storage.payment_notices import StoredPayment
 from golemp2p.wire.rest import payment as rest
 
 _KINDS: Final = (("gas", "InsufficientGas"), ("fee", "TxStuck"), ("chain id", "InvalidChainId"), ("sign", "CantSign"))

@@ -111,7 +111,8 @@ def accept(
     parties = parties_of(stored)
     repo.put_ledger(connection, parties, after, before=before)
     if due:
-        settlement_repo.add_obligation(connection, parties, due, now=now)
+        due_at = document.due_at_ms / 1000 if document.due_at_ms else None
+        settlement_repo.add_obligation(connection, parties, due, now=now, due_at=due_at)
     stored = replace(
         stored,
         state=state,

@@ -109,7 +109,7 @@ class Claims:
         """The payment's new state."""
         context, notice = self._context, stored.notice
         found = await driver.verify_transfer(notice.transaction)
-        if found is None or found.depth < driver.network.confirmations:
+        if found is None or not found.final:
             if context.clock() - stored.stored_at < limits.CLAIM_PATIENCE_S:
                 return repo.CLAIMED
             reason = f"transaction {notice.transaction} is not on the chain"
@@ -123,7 +123,13 @@ class Claims:
         """In one transaction: so that no event of the chain can pay for two things."""
         network, now = driver.network, self._context.clock()
         used = repo.used_log_indices(connection, network.chain_id, notice.transaction)
-        legs, reason = judge_claim(notice, found, token=network.token, used_log_indices=used)
+        legs, reason = judge_claim(
+            notice,
+            found,
+            token=network.token,
+            used_log_indices=used,
+            distributors=[contract for contract in (network.batch, network.multi) if contract],
+        )
         if reason:
             self._refuse(connection, notice, reason)
             return repo.REFUSED

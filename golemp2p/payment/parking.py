@@ -7,6 +7,7 @@ allocation of the platform is amended, or the node is started again). What is ow
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from golemp2p import limits
@@ -25,6 +26,7 @@ class Parking:
 
     def __init__(self) -> None:
         self._troubles: dict[tuple[str, Address], _Trouble] = {}
+        self._suspects: set[tuple[str, Address]] = set()
 
     def reverted(self, platform: str, payee: Address, reason: str) -> None:
         """A transfer to ``payee`` was mined and failed."""
@@ -37,7 +39,15 @@ class Parking:
         reverts = self._troubles.get((platform, payee), _Trouble()).reverts
         self._troubles[platform, payee] = _Trouble(reverts, now + limits.REFUSED_TRANSFER_PAUSE_S, reason)
 
+    def suspect(self, platform: str, payees: Iterable[Address]) -> None:
+        """A transaction that was to pay all of them failed: each is paid by itself until it was."""
+        self._suspects.update((platform, payee) for payee in payees)
+
+    def is_suspect(self, platform: str, payee: Address) -> bool:
+        return (platform, payee) in self._suspects
+
     def paid(self, platform: str, payee: Address) -> None:
+        self._suspects.discard((platform, payee))
         self._troubles.pop((platform, payee), None)
 
     def rearm(self, platform: str) -> None:

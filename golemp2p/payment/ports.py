@@ -17,6 +17,7 @@ from golemp2p.errors import UsageError
 from golemp2p.identity.keys import Signer
 from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.parking import Parking
+from golemp2p.payment.purse import Caps, Purse
 from golemp2p.storage.engine import Storage
 
 Handler = Callable[[PeerId, Mapping[str, object]], Awaitable[object]]
@@ -70,6 +71,7 @@ class PaymentSettings:
     """``auto_accept_after_s``: when the node answers for a silent agent; None: never."""
 
     auto_accept_after_s: float | None = limits.AUTO_ACCEPT_AFTER_S
+    caps: Caps = field(default_factory=Caps)
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ class Context:
     agreements: Agreements
     clock: Clock
     settings: PaymentSettings
-    knows_activity: KnowsActivity | None = None
+    knows_activity: KnowsActivity | None
+    purse: Purse  # signs money, and nothing else does
     parking: Parking = field(default_factory=Parking)  # payees that cannot be paid
     events: News = field(default_factory=News)  # a document changed
     outbox: News = field(default_factory=News)  # a message waits
-    debts: News = field(default_factory=News)  # something is to be paid
+    debts: News = field(default_factory=News)  # something is to be paid, or was ordered
+    orders: News = field(default_factory=News)  # one changed
     claims: News = field(default_factory=News)  # a payment notice came in
 
     def driver(self, platform: str) -> ChainDriver:

@@ -27,12 +27,13 @@ from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.messages import document_of, notice_of, parse
 from golemp2p.payment.outbox import Outbox
 from golemp2p.payment.ports import Agreements, Clock, Context, KnowsActivity, PaymentSettings, Rpc
+from golemp2p.payment.purse import Purse
 from golemp2p.payment.settlement import Checkpoint, PlatformStatus, SettlementEngine
 from golemp2p.storage import payment as repo
-from golemp2p.storage import payment_settlement as settlement_repo
+from golemp2p.storage import payment_notices as notices
 from golemp2p.storage.engine import Storage
 from golemp2p.storage.payment import PaymentEvent, StoredDocument
-from golemp2p.storage.payment_settlement import StoredPayment
+from golemp2p.storage.payment_notices import StoredPayment
 from golemp2p.wire.p2p import payment as wire
 
 R = TypeVar("R")
@@ -83,10 +84,11 @@ class PaymentService:
         settings: PaymentSettings | None = None,
         knows_activity: KnowsActivity | None = None,
         checkpoint: Checkpoint | None = None,
+        voucher_signer: Signer | None = None,
     ) -> None:
-        self._context = Context(
-            storage, signer, domain, drivers, agreements, clock, settings or PaymentSettings(), knows_activity
-        )
+        settings = settings or PaymentSettings()
+        purse = Purse(signer, settings.caps, voucher_signer=voucher_signer)
+        self._context = Context(storage, signer, domain, drivers, agreements, clock, settings, knows_activity, purse)
         self.allocations = Allocations(self._context)
         self.documents = Documents(self._context)
         self.settlement = SettlementEngine(self._context, checkpoint=checkpoint)
@@ -180,7 +182,7 @@ class PaymentService:
         def look(connection: Connection) -> list[StoredPayment]:
             found = [
                 p
-                for p in settlement_repo.find_payments(connection, id=payment_id, after=after)
+                for p in notices.find_payments(connection, id=payment_id, after=after)
                 if ((driver is None and network is None) or p.notice.platform in platforms)
                 and document_id in (None, *p.notice.document_ids)
                 and (session_id is None or _is_of_session(connection, p, session_id))

@@ -1,16 +1,22 @@
-"""Tables of the settlement engine: what is owed, batches, nonce slots, signed bytes, payments made and received."""
+"""Tables of the settlement engine: what is owed, batches and their legs, orders, nonce slots, signed bytes.
+
+A batch is what one transaction does: legs (payees) or an order. A slot is one nonce of one account, and the batch that
+it carries; when a foreign transaction takes the nonce, the batch gets another slot.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
-from golemp2p.core.ids import Address, AgreementId, DocumentId, PeerId
-from golemp2p.core.money import Amount
-from golemp2p.core.payment import Leg, PaymentNotice, Side, SlotState
+from golemp2p.core.ids import Address, PeerId
+from golemp2p.core.money import ZERO, Amount
+from golemp2p.core.payment import Group, Obligation, SlotState
 from golemp2p.storage.payment import AmountText, Parties
 from golemp2p.storage.schema import metadata
 
@@ -27,19 +33,20 @@ obligations = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("batch_id", sa.Text, index=True),  # NULL: nobody pays it yet
     sa.Column("settled", sa.Boolean, nullable=False, default=False),
+    sa.Column("due_at", sa.Float),
 )
 slots = sa.Table(
     "pay_slot",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("batch_id", sa.Text, nullable=False, index=True),
-    sa.Column("mode", sa.Text, nullable=False),  # "transfer": one plain transfer to one payee
+    sa.Column("mode", sa.Text, nullable=False),  # a Mode
     sa.Column("platform", sa.Text, nullable=False),
     sa.Column("chain_id", sa.Integer, nullable=False),
     sa.Column("account", sa.Text, nullable=False),
     sa.Column("nonce", sa.Integer, nullable=False),
-    sa.Column("payee", sa.Text, nullable=False),
-    sa.Column("amount", AmountText, nullable=False),
+    sa.Column("payee", sa.Text, nullable=False),  # when it has one leg, else ""
+    sa.Column("amount", AmountText, nullable=False),  # tokens that leave the account
     sa.Column("state", sa.Text, nullable=False, index=True),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("sent_at", sa.Float),
@@ -47,7 +54,20 @@ slots = sa.Table(
     sa.Column("block_number", sa.Integer),
     sa.Column("block_hash", sa.Text),
     sa.Column("fee_wei", AmountText),
+    # What it calls: for another bid, and another nonce. NULL in slots of older versions.
+    sa.Column("target", sa.Text),
+    sa.Column("data", sa.LargeBinary),
+    sa.Column("gas", sa.Integer),
+    sa.Column("value", AmountText),
     sa.UniqueConstraint("chain_id", "account", "nonce"),
+)
+legs = sa.Table(
+    "pay_leg",
+    metadata,
+    sa.Column("batch_id", sa.Text, primary_key=True),
+    sa.Column("payee", sa.Text, primary_key=True),
+    sa.Column("peer", sa.Text, primary_key=True),
+    sa.Column("amount", AmountText, nullable=False),
 )
 versions = sa.Table(
     "pay_tx_version",
@@ -55,68 +75,63 @@ versions = sa.Table(
     sa.Column("hash", sa.Text, primary_key=True),
     sa.Column("slot_id", sa.Integer, sa.ForeignKey("pay_slot.id"), nullable=False, index=True),
     sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("raw", sa.LargeBinary, nullable=False),
+    sa.Column("raw", sa.LargeBinary, nullable=False),  # empty: found on the chain, not made here
     sa.Column("max_fee", AmountText, nullable=False),
     sa.Column("tip", AmountText, nullable=False),
+    sa.Column("signed_at", sa.Float),
     sa.UniqueConstraint("slot_id", "version"),
 )
-payments = sa.Table(
-    "pay_payment",
+orders = sa.Table(
+    "pay_order",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("side", sa.Text, primary_key=True),
-    sa.Column("peer", sa.Text, nullable=False),
-    sa.Column("payer", sa.Text, nullable=False),
-    sa.Column("payee", sa.Text, nullable=False),
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("key", sa.Text, nullable=False, unique=True),
     sa.Column("platform", sa.Text, nullable=False),
-    sa.Column("transaction", sa.Text, nullable=False),
-    sa.Column("amount", AmountText, nullable=False),
-    sa.Column("shares", sa.JSON, nullable=False),  # [[agreement id, decimal text], ...]
-    sa.Column("document_ids", sa.JSON, nullable=False),
-    sa.Column("paid_at_ms", sa.Integer, nullable=False),
-    sa.Column("signature", sa.LargeBinary, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("gas", sa.Integer, nullable=False),
+    sa.Column("value", AmountText, nullable=False),
+    sa.Column("tokens", AmountText, nullable=False),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
     sa.Column("state", sa.Text, nullable=False, index=True),
-    sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("stored_at", sa.Float, nullable=False),
-)
-incoming = sa.Table(
-    "pay_incoming",
-    metadata,
-    sa.Column("chain_id", sa.Integer, primary_key=True),
-    sa.Column("transaction", sa.Text, primary_key=True),
-    sa.Column("log_index", sa.Integer, primary_key=True),
-    sa.Column("payment_id", sa.Text, nullable=False),
-    sa.Column("amount", AmountText, nullable=False),
+    sa.Column("transaction", sa.Text),
+    sa.Column("problem", sa.Text, nullable=False, default=""),
+    sa.Column("created_at", sa.Float, nullable=False),
 )
 
-# Of a payment: the payee's node has a CLAIMED one until the chain bears it out.
-CLAIMED, CONFIRMED, REFUSED = "claimed", "confirmed", "refused"
+
+class Mode(StrEnum):
+    """What a slot's transaction is."""
+
+    TRANSFER = "transfer"  # one plain ERC-20 transfer to one payee
+    BATCH = "batch"  # BatchPayer.payOnce, with an id on the chain
+    MULTI = "multi"  # Golem's multi-transfer
+    ORDER = "order"  # what somebody ordered
 
 
-@dataclass(frozen=True)
-class Obligation:
-    id: int
-    agreement_id: AgreementId
-    peer: PeerId
-    payer: Address
-    payee: Address
-    platform: str
-    amount: Amount
-    created_at: float
+class OrderState(StrEnum):
+    WAITING = "waiting"
+    SENT = "sent"
+    FINAL = "final"
+    FAILED = "failed"
+
+
+OPEN_SLOTS = (SlotState.SIGNED, SlotState.SENT, SlotState.MINED)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One nonce of one account, and the batch it pays."""
+    """One nonce of one account, and the batch that it carries."""
 
     id: int
     batch_id: str
-    mode: str
+    mode: Mode
     platform: str
     chain_id: int
     account: Address
     nonce: int
-    payee: Address
+    payee: Address  # "" when there are several, or none
     amount: Amount
     state: SlotState
     created_at: float
@@ -124,20 +139,48 @@ class Slot:
     transaction: str | None
     block_number: int | None
     block_hash: str | None
+    target: Address | None
+    data: bytes | None
+    gas: int | None
+    value: Amount | None
 
 
 @dataclass(frozen=True)
-class StoredPayment:
-    notice: PaymentNotice
-    side: Side
-    peer: PeerId
-    signature: bytes
-    state: str
-    reason: str
-    stored_at: float
+class Version:
+    """Signed bytes; the newest one of a slot is broadcast."""
+
+    hash: str
+    raw: bytes
+    max_fee: int
+    tip: int
+    signed_at: float | None
 
 
-def add_obligation(connection: Connection, parties: Parties, amount: Amount, *, now: float) -> None:
+@dataclass(frozen=True)
+class Order:
+    """A transaction that this node's account is to send. ``tokens``: of ours that it moves; ``what``: for people."""
+
+    key: str  # the caller's: ordered twice, it is sent once
+    platform: str
+    to: Address
+    data: bytes
+    tokens: Amount
+    what: str
+    detail: Mapping[str, str] = field(default_factory=dict)
+    gas: int = 0  # 0: the engine estimates
+    value: int = 0
+    state: OrderState = OrderState.WAITING
+    transaction: str | None = None
+    problem: str = ""
+    created_at: float = 0.0
+
+
+# --- debts --------------------------------------------------------------------------------------------------------
+
+
+def add_obligation(
+    connection: Connection, parties: Parties, amount: Amount, *, now: float, due_at: float | None = None
+) -> None:
     connection.execute(
         sa.insert(obligations).values(
             agreement_id=parties.agreement_id,
@@ -147,6 +190,7 @@ def add_obligation(connection: Connection, parties: Parties, amount: Amount, *, 
             platform=parties.platform,
             amount=amount,
             created_at=now,
+            due_at=due_at,
         )
     )
 
@@ -164,7 +208,7 @@ def batch_obligations(connection: Connection, batch_id: str) -> list[Obligation]
 def _obligations(connection: Connection, where: sa.ColumnElement[bool]) -> list[Obligation]:
     names = list(Obligation.__dataclass_fields__)
     rows = connection.execute(sa.select(*(obligations.c[n] for n in names)).where(where).order_by(obligations.c.id))
-    return [Obligation(**row._mapping) for row in rows]
+    return [Obligation(*row) for row in rows]
 
 
 def settle_batch(connection: Connection, batch_id: str) -> None:
@@ -178,62 +222,96 @@ def free_batch(connection: Connection, batch_id: str) -> None:
     )
 
 
+def take_debts(connection: Connection, batch_id: str, groups: Sequence[Group]) -> None:
+    """They are paid by this batch. Fails when one is paid by another already."""
+    ids = [debt.id for group in groups for debt in group.debts]
+    taken = 0
+    for start in range(0, len(ids), 500):  # below SQLite's limit of variables
+        some = obligations.c.id.in_(ids[start : start + 500])
+        update = sa.update(obligations).where(some, obligations.c.batch_id.is_(None)).values(batch_id=batch_id)
+        taken += connection.execute(update).rowcount
+    assert taken == len(ids), "an obligation is paid by one batch"
+    rows = [{"batch_id": batch_id, "payee": g.payee, "peer": g.peer, "amount": g.amount} for g in groups]
+    connection.execute(sa.insert(legs), rows)
+
+
+def get_legs(connection: Connection, batch_id: str) -> list[tuple[Address, PeerId, Amount]]:
+    found = connection.execute(sa.select(legs).where(legs.c.batch_id == batch_id))
+    return [(Address(r.payee), PeerId(r.peer), r.amount) for r in found]
+
+
 def platforms_with_work(connection: Connection) -> set[str]:
-    """Where something is owed or under way."""
+    """Where something is owed, ordered or under way."""
     owed = sa.select(obligations.c.platform).where(obligations.c.batch_id.is_(None))
     busy = sa.select(slots.c.platform).where(slots.c.state.in_(OPEN_SLOTS))
-    return {row[0] for row in connection.execute(sa.union(owed, busy))}
+    ordered = sa.select(orders.c.platform).where(orders.c.state == OrderState.WAITING)
+    return {row[0] for row in connection.execute(sa.union(owed, busy, ordered))}
 
 
-OPEN_SLOTS = (SlotState.PLANNED, SlotState.SIGNED, SlotState.SENT, SlotState.MINED)
+# --- slots --------------------------------------------------------------------------------------------------------
 
 
-def open_slot(
+def insert_slot(
     connection: Connection,
     *,
     batch_id: str,
-    obligation_ids: Sequence[int],
-    mode: str,
+    mode: Mode,
     platform: str,
     chain_id: int,
     account: Address,
     nonce: int,
-    payee: Address,
+    payee: str,
     amount: Amount,
+    target: Address,
+    data: bytes,
+    gas: int,
+    value: int,
     now: float,
-) -> None:
-    """Take ``nonce`` for a new batch of these obligations. Fails when either is taken already."""
-    taken = connection.execute(
-        sa.update(obligations)
-        .where(obligations.c.id.in_(obligation_ids), obligations.c.batch_id.is_(None))
-        .values(batch_id=batch_id)
-    ).rowcount
-    assert taken == len(obligation_ids), "an obligation is paid by one batch"
-    connection.execute(
-        sa.insert(slots).values(
-            batch_id=batch_id,
-            mode=mode,
-            platform=platform,
-            chain_id=chain_id,
-            account=account,
-            nonce=nonce,
-            payee=payee,
-            amount=amount,
-            state=SlotState.PLANNED,
-            created_at=now,
-        )
-    )
+) -> Slot:
+    """Take ``nonce``. Fails when it is taken already."""
+    values = {
+        "batch_id": batch_id,
+        "mode": mode,
+        "platform": platform,
+        "chain_id": chain_id,
+        "account": account,
+        "nonce": nonce,
+        "payee": payee,
+        "amount": amount,
+        "state": SlotState.SIGNED,
+        "created_at": now,
+        "target": target,
+        "data": data,
+        "gas": gas,
+        "value": Amount(value),
+    }
+    inserted = connection.execute(sa.insert(slots).values(values)).inserted_primary_key
+    assert inserted is not None
+    (slot,) = _slots(connection, slots.c.id == inserted[0])
+    return slot
 
 
 def find_slots(connection: Connection, platform: str | None = None, *, states: Sequence[SlotState] = ()) -> list[Slot]:
     """By nonce."""
-    names = list(Slot.__dataclass_fields__)
-    query = sa.select(*(slots.c[n] for n in names)).order_by(slots.c.nonce)
+    where = []
     if platform is not None:
-        query = query.where(slots.c.platform == platform)
+        where.append(slots.c.platform == platform)
     if states:
-        query = query.where(slots.c.state.in_(states))
-    return [Slot(**{**row._mapping, "state": SlotState(row.state)}) for row in connection.execute(query)]
+        where.append(slots.c.state.in_(states))
+    return _slots(connection, *where)
+
+
+def slots_of(connection: Connection, batch_id: str) -> list[Slot]:
+    return _slots(connection, slots.c.batch_id == batch_id)
+
+
+def _slots(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Slot]:
+    names = list(Slot.__dataclass_fields__)
+    query = sa.select(*(slots.c[n] for n in names)).where(*where).order_by(slots.c.nonce)
+    return [
+        Slot(**{**row._mapping, "mode": Mode(row.mode), "state": SlotState(row.state)})
+        for row in connection.execute(query)
+    ]
 
 
 def update_slot(connection: Connection, slot: Slot, *, fee_wei: int | None = None) -> None:
@@ -245,6 +323,12 @@ def update_slot(connection: Connection, slot: Slot, *, fee_wei: int | None = Non
     connection.execute(sa.update(slots).where(slots.c.id == slot.id).values(values))
 
 
+def slot_fees(connection: Connection, transactions: Sequence[str]) -> dict[str, int]:
+    """What our mined transactions cost, in wei."""
+    query = sa.select(slots.c.transaction, slots.c.fee_wei).where(slots.c.transaction.in_(transactions))
+    return {r.transaction: r.fee_wei for r in connection.execute(query) if r.fee_wei is not None}
+
+
 def highest_nonce(connection: Connection, chain_id: int, account: Address) -> int | None:
     """The highest one that we ever took."""
     query = sa.select(sa.func.max(slots.c.nonce)).where(slots.c.chain_id == chain_id, slots.c.account == account)
@@ -252,113 +336,91 @@ def highest_nonce(connection: Connection, chain_id: int, account: Address) -> in
     return value
 
 
-def add_version(connection: Connection, slot_id: int, *, hash: str, raw: bytes, max_fee: int, tip: int) -> None:  # noqa: A002
+def add_version(connection: Connection, slot_id: int, version: Version) -> None:
     """The signed bytes: stored, and durable, before anybody sees them."""
     count = connection.execute(sa.select(sa.func.count()).where(versions.c.slot_id == slot_id)).scalar_one()
-    connection.execute(
-        sa.insert(versions).values(slot_id=slot_id, version=count, hash=hash, raw=raw, max_fee=max_fee, tip=tip)
-    )
+    values = {name: getattr(version, name) for name in Version.__dataclass_fields__}
+    connection.execute(insert(versions).values(slot_id=slot_id, version=count, **values))
 
 
-def get_versions(connection: Connection, slot_id: int) -> list[tuple[str, bytes]]:
-    """(hash, raw), newest first."""
+def get_versions(connection: Connection, slot_id: int) -> list[Version]:
+    """Newest first."""
     query = sa.select(versions).where(versions.c.slot_id == slot_id).order_by(versions.c.version.desc())
-    return [(r.hash, r.raw) for r in connection.execute(query)]
+    return [Version(r.hash, r.raw, r.max_fee, r.tip, r.signed_at) for r in connection.execute(query)]
 
 
-def insert_payment(connection: Connection, stored: StoredPayment) -> None:
-    n = stored.notice
+# --- orders -------------------------------------------------------------------------------------------------------
+
+
+def place_order(connection: Connection, order: Order, *, now: float) -> None:
+    """Part of the transaction that makes it wanted; tell ``context.debts`` after it. Ordered before: nothing."""
     connection.execute(
-        sa.insert(payments).values(
-            id=n.id,
-            side=stored.side,
-            peer=stored.peer,
-            payer=n.payer,
-            payee=n.payee,
-            platform=n.platform,
-            transaction=n.transaction,
-            amount=n.amount,
-            shares=[[agreement, str(amount)] for agreement, amount in n.shares],
-            document_ids=list(n.document_ids),
-            paid_at_ms=n.paid_at_ms,
-            signature=stored.signature,
-            state=stored.state,
-            reason=stored.reason,
-            stored_at=stored.stored_at,
+        insert(orders)
+        .values(
+            key=order.key,
+            platform=order.platform,
+            target=order.to,
+            data=order.data,
+            gas=order.gas,
+            value=Amount(order.value),
+            tokens=order.tokens,
+            what=order.what,
+            detail=dict(order.detail),
+            state=OrderState.WAITING,
+            problem="",
+            created_at=now,
         )
+        .on_conflict_do_nothing(index_elements=["key"])
     )
 
 
-def mark_payment(connection: Connection, payment_id: str, side: Side, *, state: str, reason: str = "") -> None:
-    where = sa.and_(payments.c.id == payment_id, payments.c.side == side)
-    connection.execute(sa.update(payments).where(where).values(state=state, reason=reason))
+def get_order(connection: Connection, key: str) -> Order | None:
+    found = _orders(connection, orders.c.key == key)
+    return found[0] if found else None
 
 
-def find_payments(
-    connection: Connection,
-    *,
-    id: str | None = None,  # noqa: A002 - the column
-    side: Side | None = None,
-    state: str | None = None,
-    after: float | None = None,
-    limit: int | None = None,
-) -> list[StoredPayment]:
-    """Oldest first. ``after``: stored later than that moment in whole microseconds, which is what agents are shown."""
-    c = payments.c
-    query = sa.select(payments).order_by(c.stored_at)
-    for column, value in ((c.id, id), (c.side, side), (c.state, state)):
-        if value is not None:
-            query = query.where(column == value)
-    if after is not None:
-        query = query.where(c.stored_at > after + 6e-7)
-    if limit is not None:
-        query = query.limit(limit)
+def find_orders(connection: Connection, *, platform: str | None = None, state: OrderState | None = None) -> list[Order]:
+    """Oldest first."""
+    where = []
+    if platform is not None:
+        where.append(orders.c.platform == platform)
+    if state is not None:
+        where.append(orders.c.state == state)
+    return _orders(connection, *where)
+
+
+def _orders(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Order]:
     return [
-        StoredPayment(
-            PaymentNotice(
-                id=r.id,
-                payer=Address(r.payer),
-                payee=Address(r.payee),
-                platform=r.platform,
-                transaction=r.transaction,
-                shares=tuple((AgreementId(a), Amount(int(v))) for a, v in r.shares),
-                document_ids=tuple(DocumentId(d) for d in r.document_ids),
-                paid_at_ms=r.paid_at_ms,
-            ),
-            Side(r.side),
-            PeerId(r.peer),
-            r.signature,
-            r.state,
-            r.reason,
-            r.stored_at,
+        Order(
+            key=r.key,
+            platform=r.platform,
+            to=Address(r.target),
+            data=r.data,
+            tokens=r.tokens,
+            what=r.what,
+            detail=r.detail,
+            gas=r.gas,
+            value=int(r.value),
+            state=OrderState(r.state),
+            transaction=r.transaction,
+            problem=r.problem,
+            created_at=r.created_at,
         )
-        for r in connection.execute(query)
+        for r in connection.execute(sa.select(orders).where(*where).order_by(orders.c.seq))
     ]
 
 
-def count_claimed(connection: Connection, peer: PeerId) -> int:
-    """Payment notices of ``peer`` that the chain has not borne out yet."""
-    c = payments.c
-    query = sa.select(sa.func.count()).where(c.state == CLAIMED, c.side == Side.PAYEE, c.peer == peer)
-    return connection.execute(query).scalar_one()
+def mark_order(
+    connection: Connection, key: str, state: OrderState, *, transaction: str | None = None, problem: str = ""
+) -> None:
+    values: dict[str, object] = {"state": state, "problem": problem}
+    if transaction is not None:
+        values["transaction"] = transaction
+    connection.execute(sa.update(orders).where(orders.c.key == key).values(values))
 
 
-def used_log_indices(connection: Connection, chain_id: int, transaction: str) -> set[int]:
-    query = sa.select(incoming.c.log_index).where(
-        incoming.c.chain_id == chain_id, incoming.c.transaction == transaction
+def ordered_tokens(connection: Connection, platform: str) -> Amount:
+    """What waiting orders will take of the account's tokens."""
+    return Amount(
+        sum(order.tokens for order in find_orders(connection, platform=platform, state=OrderState.WAITING)) or ZERO
     )
-    return set(connection.execute(query).scalars())
-
-
-def use_legs(connection: Connection, chain_id: int, transaction: str, legs: Sequence[Leg], payment_id: str) -> None:
-    """Fails when a leg has paid for something already."""
-    for leg in legs:
-        connection.execute(
-            sa.insert(incoming).values(
-                chain_id=chain_id,
-                transaction=transaction,
-                log_index=leg.log_index,
-                payment_id=payment_id,
-                amount=Amount(leg.amount),
-            )
-        )

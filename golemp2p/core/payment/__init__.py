@@ -6,6 +6,7 @@ always the difference between the payable total and what was scheduled before. S
 is accepted, delivered or replayed twice and in whatever order.
 """
 
+from golemp2p.core.payment.batching import Choice, Cycle, Group, Obligation, choose, net
 from golemp2p.core.payment.claims import Leg, MinedTransfers, judge_claim
 from golemp2p.core.payment.documents import (
     ACCEPTANCE_STRUCT,
@@ -17,6 +18,7 @@ from golemp2p.core.payment.documents import (
     DocumentKind,
     PaymentNotice,
 )
+from golemp2p.core.payment.fees import Fees, Market, first_bid, next_bid
 from golemp2p.core.payment.ledger import Charge, Ledger, NoteTotals, charge_allocations, check_budget
 from golemp2p.core.payment.machines import (
     ALLOCATION,
@@ -44,21 +46,31 @@ __all__ = [
     "AllocationEvent",
     "AllocationState",
     "Charge",
+    "Choice",
+    "Cycle",
     "Document",
     "DocumentEvent",
     "DocumentKind",
     "DocumentState",
+    "Fees",
+    "Group",
     "Ledger",
     "Leg",
+    "Market",
     "MinedTransfers",
     "NoteTotals",
+    "Obligation",
     "PaymentNotice",
     "Side",
     "SlotEvent",
     "SlotState",
     "charge_allocations",
     "check_budget",
+    "choose",
+    "first_bid",
     "judge_claim",
+    "net",
+    "next_bid",
     "refusal_of_debit_note",
     "refusal_of_invoice",
 ]

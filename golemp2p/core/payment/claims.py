@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from golemp2p.core.ids import Address
@@ -23,7 +23,8 @@ class Leg:
 
 @dataclass(frozen=True)
 class MinedTransfers:
-    """All Transfer events of a mined transaction. ``depth``: blocks from its own to the head, both counted."""
+    """All Transfer events of a mined transaction. ``depth``: blocks from its own to the head, both counted;
+    ``final``: by the network's rule."""
 
     transaction: str
     block_number: int
@@ -31,22 +32,29 @@ class MinedTransfers:
     depth: int
     succeeded: bool
     legs: tuple[Leg, ...]
+    final: bool = True
 
 
 def judge_claim(
-    notice: PaymentNotice, found: MinedTransfers, *, token: Address, used_log_indices: Collection[int]
+    notice: PaymentNotice,
+    found: MinedTransfers,
+    *,
+    token: Address,
+    used_log_indices: Collection[int],
+    distributors: Collection[Address] = (),
 ) -> tuple[list[Leg], str]:
     """The legs that pay ``notice``, or a reason why it is refused.
 
     ``used_log_indices``: events of this transaction that paid an earlier notice. A native-coin transfer has no event
     and so counts for nothing; events of other tokens, recipients and senders do not count either.
+    ``distributors``: contracts of the network that pull a sum from the payer and push it on to several payees.
     """
     if not found.succeeded:
         return [], f"transaction {notice.transaction} was reverted"
     ours = [
         leg
-        for leg in found.legs
-        if leg.token == token and leg.sender == notice.payer and leg.recipient == notice.payee and leg.amount > 0
+        for leg, payer in _with_payers([leg for leg in found.legs if leg.token == token], distributors)
+        if payer == notice.payer and leg.recipient == notice.payee and leg.amount > 0
     ]
     if not ours:
         return [], (
@@ -62,3 +70,24 @@ def judge_claim(
             f" {format_amount(notice.amount)}"
         )
     return fresh, ""
+
+
+def _with_payers(legs: Sequence[Leg], distributors: Collection[Address]) -> list[tuple[Leg, Address]]:
+    """Each leg with whose money it was.
+
+    A distributor holds nothing between calls: what it pushes comes from the transfer to it that is the latest before,
+    and no more than that. So one who calls it in the same transaction as somebody else cannot claim that one's legs.
+    """
+    pulled: dict[Address, tuple[Address, int]] = {}  # distributor -> (payer, what is left of its sum)
+    result = []
+    for leg in sorted(legs, key=lambda leg: leg.log_index):
+        payer = leg.sender
+        if leg.recipient in distributors:
+            pulled[leg.recipient] = (leg.sender, leg.amount)
+        elif leg.sender in distributors:
+            source, left = pulled.get(leg.sender, (leg.sender, 0))
+            if leg.amount <= left:
+                payer = source
+                pulled[leg.sender] = (source, left - leg.amount)
+        result.append((leg, payer))
+    return result

@@ -79,9 +79,8 @@ DOCUMENT: Final = Machine(
 
 
 class SlotState(StrEnum):
-    """Of one nonce of one account. A slot holds one payout for ever; only FAILED and FOREIGN let go of it."""
+    """Of one nonce of one account. A slot carries one batch for ever; only FAILED and FOREIGN let go of it."""
 
-    PLANNED = "planned"
     SIGNED = "signed"
     SENT = "sent"
     MINED = "mined"
@@ -91,7 +90,6 @@ class SlotState(StrEnum):
 
 
 class SlotEvent(StrEnum):
-    SIGN = "sign"
     SEND = "send"
     MINE = "mine"
     REORG = "reorg"
@@ -103,11 +101,11 @@ class SlotEvent(StrEnum):
 _S, _SE = SlotState, SlotEvent
 SLOT: Final = Machine(
     "settlement slot",
-    _S.PLANNED,
+    _S.SIGNED,
     {
-        (_S.PLANNED, _SE.SIGN): _S.SIGNED,
         (_S.SIGNED, _SE.SEND): _S.SENT,
-        # The same bytes again (a crash, a restart, a forgetful node): still one transaction.
+        # The same bytes again (a crash, a restart, a forgetful node), or a higher bid for the same nonce: still one
+        # transaction.
         (_S.SENT, _SE.SEND): _S.SENT,
         (_S.SENT, _SE.MINE): _S.MINED,
         (_S.MINED, _SE.REORG): _S.SENT,

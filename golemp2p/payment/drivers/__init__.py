@@ -1,21 +1,5 @@
-"""Access to chains behind one small port. ``erc20`` talks to real ones through web3, ``fake`` is a chain in memory."""
+"""Chains: the port, and its adapters."""
 
-from golemp2p.payment.drivers.base import (
-    BroadcastRefusedError,
-    ChainDriver,
-    Fees,
-    Head,
-    OutOfGasFundsError,
-    Receipt,
-    SignedTransfer,
-)
+from golemp2p.payment.drivers.base import ChainDriver, Head, Receipt, SignedTransaction
 
-__all__ = [
-    "BroadcastRefusedError",
-    "ChainDriver",
-    "Fees",
-    "Head",
-    "OutOfGasFundsError",
-    "Receipt",
-    "SignedTransfer",
-]
+__all__ = ["ChainDriver", "Head", "Receipt", "SignedTransaction"]

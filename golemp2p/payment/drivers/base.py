@@ -12,7 +12,7 @@ from typing import Protocol
 
 from golemp2p.core.ids import Address
 from golemp2p.core.money import Amount
-from golemp2p.core.payment import MinedTransfers
+from golemp2p.core.payment import Fees, Market, MinedTransfers
 from golemp2p.errors import PolicyError
 from golemp2p.identity.keys import Signer
 from golemp2p.payment.networks import PaymentNetwork
@@ -46,22 +46,6 @@ class WrongNetworkError(PolicyError):
 class Head:
     number: int
     hash: str
-
-
-@dataclass(frozen=True)
-class Fees:
-    """EIP-1559, in wei per gas."""
-
-    max_fee: int
-    tip: int
-
-
-@dataclass(frozen=True)
-class Market:
-    """What the chain asks now, in wei per gas, without our caps: the next block's base fee, and a usual tip."""
-
-    base_fee: int
-    tip: int
 
 
 @dataclass(frozen=True)
@@ -175,5 +159,5 @@ class ChainDriver(Protocol):
         ...
 
     async def verify_transfer(self, transaction: str) -> MinedTransfers | None:
-        """All Transfer events of a transaction, of whatever token, borne out by k of n; None while it is in no block."""
+        """All Transfer events of a transaction, of whatever token, by k of n; None while it is in no block."""
         ...

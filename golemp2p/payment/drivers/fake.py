@@ -1,131 +1,32 @@
-"""A chain in memory, for tests and simulation: accounts, a pool, blocks, reorganisations, and faults to order."""
+"""A ChainDriver on a chain in memory."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from golemp2p.core.eip712 import keccak256
 from golemp2p.core.ids import Address
 from golemp2p.core.money import Amount
-from golemp2p.core.payment import Leg, MinedTransfers
+from golemp2p.core.payment import Fees, Market, MinedTransfers
 from golemp2p.errors import NetworkError
 from golemp2p.identity.keys import Signer
-from golemp2p.payment.drivers.base import Fees, Head, OutOfGasFundsError, Receipt, SignedTransfer
-from golemp2p.payment.networks import PaymentNetwork
+from golemp2p.payment.drivers.base import (
+    Call,
+    CallRevertedError,
+    Head,
+    Log,
+    Receipt,
+    SignedTransaction,
+)
+from golemp2p.payment.drivers.fakechain import GAS, FakeChain, Pooled
+from golemp2p.payment.drivers.transactions import BATCH_DONE_SELECTOR, transfer_call
+from golemp2p.payment.networks import GWEI, PaymentNetwork
 
-_GAS = 50_000
-
-
-@dataclass(frozen=True)
-class _Pooled:
-    hash: str
-    token: Address
-    sender: Address
-    nonce: int
-    recipient: Address
-    amount: int
-    fee: int
-
-
-@dataclass
-class _Block:
-    transactions: list[tuple[_Pooled, bool]] = field(default_factory=list)
-    salt: int = 0
-
-
-class FakeChain:
-    """Shared by the drivers of all nodes of a test. ``automine``: each broadcast makes a block at once, as anvil."""
-
-    def __init__(self, *, automine: bool = True) -> None:
-        self.automine = automine
-        self.down = False  # every call raises NetworkError
-        self.lose_answers = False  # broadcasts arrive, but the answer is lost
-        self.refused: set[Address] = set()  # recipients to whom transfers revert
-        self.simulates = True  # simulated transfers tell so beforehand
-        self.calls: list[str] = []
-        self.gas: dict[Address, int] = defaultdict(int)
-        self._tokens: dict[tuple[Address, Address], int] = defaultdict(int)
-        self._nonces: dict[Address, int] = defaultdict(int)
-        self._pool: dict[str, _Pooled] = {}
-        self._blocks: list[_Block] = [_Block()]
-        self._reorgs = 0
-
-    def fund(self, address: Address, token: Address, amount: int, gas: int = 10**18) -> None:
-        self._tokens[token, address] += amount
-        self.gas[address] += gas
-
-    def tokens(self, token: Address, address: Address) -> int:
-        return self._tokens[token, address]
-
-    def send(self, tx: _Pooled) -> None:
-        if self.gas[tx.sender] < tx.fee:
-            raise OutOfGasFundsError("insufficient funds for gas")
-        if tx.nonce >= self._nonces[tx.sender]:
-            self._pool.setdefault(tx.hash, tx)
-            if self.automine:
-                self.mine()
-
-    def mine(self, blocks: int = 1) -> None:
-        for _ in range(blocks):
-            block = _Block(salt=self._reorgs)
-            progress = True
-            while progress:
-                progress = False
-                for tx in list(self._pool.values()):
-                    if tx.nonce < self._nonces[tx.sender]:
-                        del self._pool[tx.hash]
-                    elif tx.nonce == self._nonces[tx.sender]:
-                        del self._pool[tx.hash]
-                        block.transactions.append((tx, self._apply(tx)))
-                        progress = True
-            self._blocks.append(block)
-
-    def _apply(self, tx: _Pooled) -> bool:
-        self._nonces[tx.sender] += 1
-        self.gas[tx.sender] -= tx.fee
-        if self._tokens[tx.token, tx.sender] < tx.amount or tx.recipient in self.refused:
-            return False
-        self._tokens[tx.token, tx.sender] -= tx.amount
-        self._tokens[tx.token, tx.recipient] += tx.amount
-        return True
-
-    def reorg(self, depth: int, *, forget: bool = True) -> None:
-        """Undo the last ``depth`` blocks and put empty ones in their place; ``forget``: their transactions are gone
-        from the pool too, as on anvil."""
-        self._reorgs += 1
-        for block in [self._blocks.pop() for _ in range(depth)]:
-            for tx, succeeded in reversed(block.transactions):
-                self._nonces[tx.sender] -= 1
-                self.gas[tx.sender] += tx.fee
-                if succeeded:
-                    self._tokens[tx.token, tx.recipient] -= tx.amount
-                    self._tokens[tx.token, tx.sender] += tx.amount
-                if not forget:
-                    self._pool[tx.hash] = tx
-        self._blocks += [_Block(salt=self._reorgs) for _ in range(depth)]
-
-    def head(self) -> Head:
-        return Head(len(self._blocks) - 1, self.block_hash(len(self._blocks) - 1))
-
-    def block_hash(self, number: int) -> str:
-        block = self._blocks[number]
-        return "0x" + keccak256(f"{number} {block.salt} {[t.hash for t, _ in block.transactions]}".encode()).hex()
-
-    def find(self, transaction: str) -> tuple[int, _Pooled, bool] | None:
-        for number, block in enumerate(self._blocks):
-            for tx, succeeded in block.transactions:
-                if tx.hash == transaction:
-                    return number, tx, succeeded
-        return None
-
-    def nonce_of(self, address: Address, depth: int) -> int:
-        recent = self._blocks[len(self._blocks) - depth :] if depth else []
-        return self._nonces[address] - sum(t.sender == address for b in recent for t, _ in b.transactions)
+__all__ = ["FakeChain", "FakeDriver"]
 
 
 class FakeDriver:
-    """A ChainDriver on a FakeChain. Raw transactions are readable text."""
+    """Raw transactions are readable text."""
 
     def __init__(self, chain: FakeChain, network: PaymentNetwork) -> None:
         self._chain = chain
@@ -139,77 +40,123 @@ class FakeDriver:
         self._ask("head")
         return self._chain.head()
 
+    async def final_block(self) -> int:
+        self._ask("final_block")
+        return self._chain.head().number - self._network.confirmations + 1
+
     async def balance(self, address: Address) -> Amount:
         self._ask("balance")
         return Amount(self._chain.tokens(self._network.token, address))
+
+    async def allowance(self, owner: Address, spender: Address) -> Amount:
+        self._ask("allowance")
+        return Amount(self._chain.allowance(self._network.token, owner, spender))
 
     async def gas_balance(self, address: Address) -> int:
         self._ask("gas_balance")
         return self._chain.gas[address]
 
-    async def nonce(self, address: Address, *, depth: int = 0) -> int:
+    async def nonce(self, address: Address, *, final: bool = False) -> int:
         self._ask("nonce")
-        return self._chain.nonce_of(address, depth)
+        head = self._chain.head().number
+        return self._chain.nonce_of(address, as_of=head - self._network.confirmations + 1 if final else None)
 
-    async def fees(self) -> Fees:
-        self._ask("fees")
-        return Fees(max_fee=2 * 10**9, tip=10**9)
+    async def market(self) -> Market:
+        self._ask("market")
+        return Market(self._chain.base_fee, GWEI)
 
-    async def transfer_fee(self, fees: Fees) -> int:
-        return _GAS * fees.max_fee
+    async def call(self, to: Address, data: bytes, *, sender: Address | None = None, final: bool = False) -> bytes:
+        self._ask("call")
+        if data[:4] == BATCH_DONE_SELECTOR and to == self._chain.batch:
+            payer = Address("0x" + data[16:36].hex())
+            return int(self._chain.batch_done(payer, data[36:68])).to_bytes(32, "big")
+        self._chain.simulate(sender or Address("0x" + "00" * 20), Call(to, data))
+        return b""
+
+    async def estimate(self, sender: Address, call: Call) -> int:
+        self._ask("estimate")
+        if self._chain.simulates:
+            self._chain.simulate(sender, call)
+        return GAS
 
     async def refusal(self, sender: Address, recipient: Address, amount: Amount) -> str:
-        self._ask("refusal")
-        if self._chain.tokens(self._network.token, sender) < amount:
-            return "too few tokens"
-        return "refused recipient" if self._chain.simulates and recipient in self._chain.refused else ""
+        try:
+            await self.estimate(sender, Call(self._network.token, transfer_call(recipient, amount)))
+        except CallRevertedError as exc:
+            return exc.message
+        return ""
 
-    def sign_transfer(
-        self, signer: Signer, nonce: int, recipient: Address, amount: Amount, fees: Fees
-    ) -> SignedTransfer:
-        text = f"{self._network.token} {signer.address} {nonce} {recipient} {amount} {_GAS * fees.max_fee}"
-        return SignedTransfer(text.encode(), "0x" + keccak256(text.encode()).hex(), nonce, fees)
+    async def has_code(self, address: Address, sha256: str = "") -> bool:
+        self._ask("has_code")
+        return address in (self._chain.batch, self._chain.multi, self._network.token)
+
+    async def logs(self, address: Address, topics: Sequence[str | None], *, first: int, last: int) -> list[Log]:
+        self._ask("logs")
+        found = []
+        for number in range(max(0, first), min(last, self._chain.head().number) + 1):
+            for mined in self._chain.blocks[number].mined:
+                for index, event in enumerate(mined.events):
+                    if mined.tx.call.to == address and _fits(event, topics):
+                        block_hash = self._chain.block_hash(number)
+                        found.append(Log(address, event, b"", number, block_hash, mined.tx.hash, 1000 + index))
+        return found
+
+    def sign(self, signer: Signer, nonce: int, call: Call, fees: Fees) -> SignedTransaction:
+        assert call.gas > 0, call
+        fields = (signer.address, nonce, call.to, call.data.hex() or "-", call.gas, call.value, fees.max_fee, fees.tip)
+        raw = " ".join(map(str, fields)).encode()
+        return SignedTransaction(raw, "0x" + keccak(raw), nonce, fees)
 
     async def broadcast(self, raw: bytes) -> None:
         self._ask("broadcast")
-        token, sender, nonce, recipient, amount, fee = raw.decode().split()
-        self._chain.send(
-            _Pooled(
-                hash="0x" + keccak256(raw).hex(),
-                token=Address(token),
-                sender=Address(sender),
-                nonce=int(nonce),
-                recipient=Address(recipient),
-                amount=int(amount),
-                fee=int(fee),
-            )
-        )
+        sender, nonce, to, data, gas, value, max_fee, tip = raw.decode().split()
+        call = Call(Address(to), bytes.fromhex(data.strip("-")), int(gas), int(value))
+        self._chain.send(Pooled("0x" + keccak(raw), Address(sender), int(nonce), call, int(max_fee), int(tip)))
         if self._chain.lose_answers:
             raise NetworkError("the answer was lost (ordered by the test)")
 
     async def receipt(self, transaction: str) -> Receipt | None:
-        found = await self.verify_transfer(transaction)
-        if found is None:
-            return None
-        fee = _GAS * 10**9
-        return Receipt(transaction, found.block_number, found.block_hash, found.depth, found.succeeded, _GAS, fee)
-
-    async def verify_transfer(self, transaction: str) -> MinedTransfers | None:
         self._ask("receipt")
         found = self._chain.find(transaction)
         if found is None:
             return None
-        number, tx, succeeded = found
+        number, mined = found
+        depth = self._chain.head().number - number + 1
+        return Receipt(
+            transaction,
+            number,
+            self._chain.block_hash(number),
+            depth,
+            mined.succeeded,
+            GAS,
+            GAS * mined.price,
+            depth >= self._network.confirmations,
+        )
+
+    async def verify_transfer(self, transaction: str) -> MinedTransfers | None:
+        receipt = await self.receipt(transaction)
+        found = self._chain.find(transaction)
+        if receipt is None or found is None:
+            return None
         return MinedTransfers(
             transaction=transaction,
-            block_number=number,
-            block_hash=self._chain.block_hash(number),
-            depth=self._chain.head().number - number + 1,
-            succeeded=succeeded,
-            legs=(Leg(0, tx.token, tx.sender, tx.recipient, tx.amount),) if succeeded else (),
+            block_number=receipt.block_number,
+            block_hash=receipt.block_hash,
+            depth=receipt.depth,
+            succeeded=receipt.succeeded,
+            legs=found[1].legs,
+            final=receipt.final,
         )
 
     def _ask(self, what: str) -> None:
         self._chain.calls.append(what)
         if self._chain.down:
             raise NetworkError(f"network {self._network.name} cannot be reached (ordered by the test)")
+
+
+def keccak(raw: bytes) -> str:
+    return keccak256(raw).hex()
+
+
+def _fits(event: Sequence[str], wanted: Sequence[str | None]) -> bool:
+    return all(want in (None, have) for want, have in zip(wanted, event, strict=False))

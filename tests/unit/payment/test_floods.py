@@ -15,8 +15,8 @@ from golemp2p.core.payment import Document, PaymentNotice, Side
 from golemp2p.errors import PolicyError, RemoteError
 from golemp2p.payment.claims import round_robin
 from golemp2p.payment.messages import notice_message
-from golemp2p.storage import payment_settlement as repo
-from golemp2p.storage.payment_settlement import StoredPayment
+from golemp2p.storage import payment_notices as repo
+from golemp2p.storage.payment_notices import StoredPayment
 from golemp2p.wire.p2p import payment as wire
 from tests.unit.payment.test_peers import invoice_of, offer
 from tests.unit.payment.test_service import AG1, NOTE, bill

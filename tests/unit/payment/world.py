@@ -24,7 +24,7 @@ from golemp2p.payment.settlement import Checkpoint
 from golemp2p.storage.engine import Storage, open_storage
 
 TOKEN = Address("0x" + "70" * 20)
-NETWORK = PaymentNetwork("local", 31337, TOKEN, "tglm", "http://127.0.0.1:1", confirmations=1)
+NETWORK = PaymentNetwork("local", 31337, TOKEN, "tglm", ("http://127.0.0.1:1",), confirmations=1)
 PLATFORM = NETWORK.platform
 DOMAIN = Domain("test", 31337)
 START = 1_800_000_000.0
