@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from golemp2p import limits
 from golemp2p.core.manifest import check_whitelist
 from golemp2p.errors import UsageError
+from golemp2p.networks import NetworkEntry, merge
 
 VERSION = 1
 
@@ -49,21 +50,24 @@ class RestSection(Section):
     agent_silence_s: Annotated[float, Field(gt=0)] | None = None
 
 
-class ChainSection(Section):
-    """One payment network. ``chain_id`` and ``token`` are checked on the chain before money moves."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
-    chain_id: int
-    token: str
-    symbol: str = "glm"
-    rpc_url: str
-    confirmations: int = 1
+def _different_names(entries: list[NetworkEntry]) -> list[NetworkEntry]:
+    for entry in entries:
+        try:
+            merge(entry)  # a mistake is told where the settings are read, not when the first payment is due
+        except UsageError as exc:
+            raise ValueError(str(exc)) from exc
+    if len({entry.name for entry in entries}) < len(entries):
+        raise ValueError("two payment networks have the same name")
+    return entries
 
 
 class PaymentSection(Section):
-    """``auto_accept_after_s``: documents that a silent agent left are accepted within the agreed price; 0 is never."""
+    """``networks``: names that are built in (golemp2p/networks), with or without changes, or complete ones.
 
-    networks: list[ChainSection] = []
+    ``auto_accept_after_s``: documents that a silent agent left are accepted within the agreed price; 0 is never.
+    """
+
+    networks: Annotated[list[NetworkEntry], AfterValidator(_different_names)] = []
     auto_accept_after_s: Annotated[float, Field(ge=0)] = limits.AUTO_ACCEPT_AFTER_S
 
 

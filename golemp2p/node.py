@@ -58,9 +58,10 @@ from golemp2p.net.data import DataService
 from golemp2p.net.libp2p import open_libp2p_network
 from golemp2p.net.port import Network
 from golemp2p.net.rpc import Rpc
+from golemp2p.networks import merge
 from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.drivers.erc20 import Erc20Driver
-from golemp2p.payment.networks import PaymentNetwork
+from golemp2p.payment.networks import PaymentNetwork, of_profile
 from golemp2p.payment.ports import PaymentSettings
 from golemp2p.payment.service import PaymentService
 from golemp2p.runtimes.registry import make_runtimes
@@ -128,23 +129,14 @@ def _peer_finder(network: Network, market: MarketService) -> Callable[[Address],
 
 
 def payment_networks(settings: Settings) -> list[PaymentNetwork]:
-    return [
-        PaymentNetwork(
-            name=chain.name,
-            chain_id=chain.chain_id,
-            token=Address(chain.token.lower()),
-            symbol=chain.symbol,
-            rpc_url=chain.rpc_url,
-            confirmations=chain.confirmations,
-        )
-        for chain in settings.payment.networks
-    ]
+    """Raises UsageError, e.g. for an environment variable that should hold a URL and is not set."""
+    return [of_profile(merge(entry), os.environ) for entry in settings.payment.networks]
 
 
 def domain_of(settings: Settings) -> Domain:
     """What this node's signatures are valid for: the network, and the chain that it settles on (0: none)."""
     chains = settings.payment.networks
-    return Domain(settings.net.network, chains[0].chain_id if chains else 0)
+    return Domain(settings.net.network, merge(chains[0]).chain_id if chains else 0)
 
 
 @contextmanager

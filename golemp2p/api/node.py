@@ -30,6 +30,7 @@ from golemp2p.errors import NotFoundError, PolicyError, UsageError
 from golemp2p.identity import Signer
 from golemp2p.market.service import MarketService
 from golemp2p.net.port import Network
+from golemp2p.networks import merge
 from golemp2p.payment.service import PaymentService
 from golemp2p.runtimes.probed import Runtimes
 from golemp2p.storage import Storage
@@ -194,7 +195,7 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
             "createdAtMs": round(found.created_at * 1000),
             "validToMs": round(found.valid_to * 1000),
             "network": node.settings.net.network,
-            "chainId": node.settings.payment.networks[0].chain_id if node.settings.payment.networks else 0,
+            "chainId": merge(node.settings.payment.networks[0]).chain_id if node.settings.payment.networks else 0,
             "requestorSignature": found.requestor_signature.hex(),
             "providerSignature": found.provider_signature.hex(),
             "verified": checks,

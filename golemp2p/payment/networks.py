@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel
 
 from golemp2p.core.ids import Address
-from golemp2p.core.money import ZERO, Amount
+from golemp2p.core.money import parse_amount
+from golemp2p.core.payment.batching import Cycle
+from golemp2p.errors import UsageError
+from golemp2p.networks import Profile
+from golemp2p.networks.schema import ENV_PREFIX, check_url
+
+__all__ = ["GWEI", "Cycle", "PaymentNetwork", "of_profile"]
 
 GWEI = 10**9
-
-
-@dataclass(frozen=True)
-class Cycle:
-    """When debts are gathered into a transaction. Whichever comes first; all zero: at once.
-
-    ``fee_parts``: before its due date a batch waits while its fee is more than one part in so many of its sum, at
-    ``coin_price`` tokens for one of the chain's own coins (0: the fee is not looked at).
-    ``min_payout``: what one payee is owed stays owed, and rolls over, while it is less.
-    """
-
-    interval_s: float = 0.0  # since the oldest debt
-    max_payees: int = 1  # so many payees wait
-    max_total: Amount = ZERO  # so much is owed in all; 0: any sum
-    due_margin_s: float = 60.0  # before the earliest due date
-    fee_parts: int = 0
-    coin_price: float = 0.0
-    min_payout: Amount = ZERO
+_AMOUNTS: Final = ("max_total", "min_payout")
 
 
 @dataclass(frozen=True)
@@ -57,6 +49,7 @@ class PaymentNetwork:
     lock: Address | None = None  # Golem's LockPayment (deposits)
     mint: Address | None = None  # tokens for nothing, on test networks
     mint_kind: Literal["", "token", "faucet"] = ""  # "token": mint(address,uint256); "faucet": Golem's create()
+    coin: str = "ETH"  # the chain's own coin, for people
     faucet_hint: str = ""  # where a person gets the chain's own coin
     explorer: str = ""  # URL prefix of a transaction's page, for messages
     cycle: Cycle = field(default_factory=Cycle)
@@ -65,3 +58,43 @@ class PaymentNetwork:
     def platform(self) -> str:
         """ "<driver>-<network>-<token>", e.g. "erc20-local-tglm": the name in agreements and in clients."""
         return f"{self.driver}-{self.name}-{self.symbol.lower()}"
+
+
+def of_profile(profile: Profile, environment: Mapping[str, str]) -> PaymentNetwork:
+    """The network of a complete profile. ``environment``: where ``env:`` URLs are. Raises UsageError."""
+    urls = _urls(profile, environment)
+    cycle = {k: parse_amount(v) if k in _AMOUNTS else v for k, v in _set(profile.cycle).items()}
+    values = _set(profile)
+    for name in ("rpc_url", "cycle", "decimals"):
+        values.pop(name, None)
+    for gwei, wei in (("max_fee_gwei", "max_fee_wei"), ("min_tip_gwei", "min_tip_wei")):
+        if gwei in values:
+            values[wei] = round(values.pop(gwei) * GWEI)
+    mint = profile.mint or (profile.token if profile.mint_kind == "token" else None)
+    values |= {"rpc_urls": urls, "cycle": Cycle(**cycle), "mint": mint, "quorum": min(profile.quorum or 1, len(urls))}
+    return PaymentNetwork(**values)
+
+
+def _set(model: BaseModel | None) -> dict[str, Any]:
+    return {} if model is None else model.model_dump(exclude_none=True)
+
+
+def _urls(profile: Profile, environment: Mapping[str, str]) -> tuple[str, ...]:
+    urls: list[str] = []
+    for url in profile.urls():
+        name = url.removeprefix(ENV_PREFIX)
+        if name == url:
+            urls.append(url)
+            continue
+        found = environment.get(name, "").replace(",", " ").split()
+        if not found:
+            raise UsageError(
+                f"payment network {profile.name}: the environment variable {name} is not set",
+                hint="it holds the URL of an RPC endpoint, or several with commas between",
+            )
+        for one in found:
+            try:
+                urls.append(check_url(one))
+            except ValueError as exc:
+                raise UsageError(f"payment network {profile.name}: the URL in {name}: {exc}") from exc
+    return tuple(dict.fromkeys(urls))

@@ -1,230 +1,252 @@
-"""ERC-20 tokens on real chains, through web3's HTTP provider in worker threads.
+"""ERC-20 tokens on real chains, through a pool of RPC endpoints (payment/chain).
 
-web3 is imported at the first call (1 s, some 40 MB): a node that neither pays nor is paid never loads it. Only its
-transport and its error classes are used; calls are raw JSON-RPC, because its contract layer costs 3 to 20 times more
-(research: settlement.md, section 4).
+Calls are raw JSON-RPC, because web3's contract layer costs 3 to 20 times more (research: settlement.md, section 4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
-
-import trio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from golemp2p import limits
 from golemp2p.core.ids import Address
 from golemp2p.core.money import Amount
-from golemp2p.core.payment import Leg, MinedTransfers
-from golemp2p.errors import DeadlineError, NetworkError
+from golemp2p.core.payment import Fees, Market, MinedTransfers
+from golemp2p.errors import NetworkError
 from golemp2p.identity.keys import Signer
-from golemp2p.payment.drivers.base import BroadcastRefusedError, Fees, Head, OutOfGasFundsError, Receipt, SignedTransfer
-from golemp2p.payment.drivers.transactions import TRANSFER_TOPIC, Transaction, balance_call, transfer_call
+from golemp2p.payment.chain.contact import Contact, code_sha256, revert_reason
+from golemp2p.payment.chain.endpoint import EndpointStatus
+from golemp2p.payment.chain.errors import EndpointError, RpcAnswerError
+from golemp2p.payment.chain.finality import Finality
+from golemp2p.payment.chain.parse import MinedReceipt, leg_of, octets, parse_receipt, quantity
+from golemp2p.payment.chain.pool import EndpointPool, Parse, Reverted
+from golemp2p.payment.chain.scan import LogScan
+from golemp2p.payment.drivers.base import (
+    BroadcastRefusedError,
+    Call,
+    CallRevertedError,
+    Head,
+    Log,
+    OutOfGasFundsError,
+    Receipt,
+    SignedTransaction,
+)
+from golemp2p.payment.drivers.transactions import Transaction, allowance_call, balance_call, transfer_call
 from golemp2p.payment.networks import PaymentNetwork
-from golemp2p.recursion import recursion_limit_kept
 
-# First transfer to a new holder of a plain ERC-20 takes 51.5 k gas; Polygon's proxied GLM about 60 k. Unused gas is
-# not charged, so one generous constant saves an estimate per transfer (and its failure mode).
-TRANSFER_GAS: Final = 100_000
-
+T = TypeVar("T")
 # Every node words these in its own way; they all mean that the transaction is on its way or done.
 _ALREADY_THERE: Final = ("already known", "already imported", "known transaction", "nonce too low", "already exists")
-_REVERTED: Final = ("revert", "invalid opcode", "vm execution error", "out of gas")
 _NO_FUNDS: Final = ("insufficient funds", "insufficient balance", "doesn't have enough funds", "cannot afford")
 
 
-class RpcAnswerError(NetworkError):
-    """The chain's node answered with a JSON-RPC error."""
-
-    code = "chain_rpc"
-
-
 class Erc20Driver:
-    """A ChainDriver. Cheap to make; nothing is loaded or asked until it is used."""
+    """A ChainDriver. Cheap to make; nothing is loaded or asked until it is used. ``clock``: seconds since the epoch."""
 
-    def __init__(self, network: PaymentNetwork) -> None:
+    def __init__(self, network: PaymentNetwork, *, clock: Callable[[], float] = time.time) -> None:
         self._network = network
-        self._limiter = trio.CapacityLimiter(limits.CHAIN_CALLS_AT_ONCE)
-        self._provider: Any = None
-        self._loading = trio.Lock()
+        self._pool = EndpointPool(network, clock=clock)
+        self._contact = Contact(network, self._pool)
+        self._finality = Finality(network, self._pool)
+        self._scan = LogScan(self._pool)
 
     @property
     def network(self) -> PaymentNetwork:
         return self._network
 
-    def _ready(self) -> bool:
-        return self._provider is not None
+    def endpoints(self) -> list[EndpointStatus]:
+        """From memory; asks nobody."""
+        return self._pool.status()
 
     async def head(self) -> Head:
-        block = await self._call("eth_getBlockByNumber", ["latest", False])
-        return Head(_int(block["number"]), block["hash"])
+        await self._contact.made()
+        block = await self._pool.head()
+        return Head(block.number, block.hash)
+
+    async def final_block(self) -> int:
+        await self._contact.made()
+        return await self._finality.block()
 
     async def balance(self, address: Address) -> Amount:
-        call = {"to": self._network.token, "data": "0x" + balance_call(address).hex()}
-        answer = await self._call("eth_call", [call, "latest"])
-        if len(answer) < 66:
-            raise NetworkError(f"there is no token at {self._network.token} on network {self._network.name}")
-        return Amount(_int(answer))
+        return Amount(await self._number(balance_call(address)))
+
+    async def allowance(self, owner: Address, spender: Address) -> Amount:
+        return Amount(await self._number(allowance_call(owner, spender)))
+
+    async def _number(self, call: bytes) -> int:
+        """What the token's contract answers."""
+        await self._contact.made()
+        answer = await self._pool.read("eth_call", [{"to": self._network.token, "data": _hex(call)}, "latest"], octets)
+        if len(answer) != 32:
+            raise NetworkError(f"the token of network {self._network.name} answers {len(answer)} bytes, not a number")
+        return int.from_bytes(answer, "big")
 
     async def gas_balance(self, address: Address) -> int:
-        return _int(await self._call("eth_getBalance", [address, "latest"]))
+        await self._contact.made()
+        return await self._pool.read("eth_getBalance", [address, "latest"], quantity)
 
-    async def nonce(self, address: Address, *, depth: int = 0) -> int:
-        block = hex(max(0, (await self.head()).number - depth)) if depth else "latest"
-        return _int(await self._call("eth_getTransactionCount", [address, block]))
+    async def nonce(self, address: Address, *, final: bool = False) -> int:
+        await self._contact.made()
+        if not final:
+            return await self._pool.read("eth_getTransactionCount", [address, "latest"], quantity)
+        block = await self._finality.block()
+        if block < 0:
+            return 0
+        return await self._agreed("eth_getTransactionCount", [address, hex(block)], quantity)
 
-    async def fees(self) -> Fees:
-        history = await self._call("eth_feeHistory", [hex(limits.FEE_HISTORY_BLOCKS), "latest", [50]])
-        base = _int(history["baseFeePerGas"][-1])  # of the next block
-        rewards = sorted(_int(row[0]) for row in history.get("reward") or [] if row)
-        median = rewards[len(rewards) // 2] if rewards else 0
-        cap = self._network.max_fee_wei
-        tip = min(max(median, self._network.min_tip_wei), cap)
-        return Fees(max_fee=min(cap, 2 * base + tip), tip=tip)
+    async def market(self) -> Market:
+        await self._contact.made()
+        try:
+            return await self._pool.read("eth_feeHistory", [hex(limits.FEE_HISTORY_BLOCKS), "latest", [50]], _market)
+        except RpcAnswerError:  # a node without that call: the base fee cannot rise by more than an eighth a block
+            block = await self._pool.head()
+            return Market(block.base_fee + block.base_fee // 8, 0)
 
-    async def transfer_fee(self, fees: Fees) -> int:
-        return TRANSFER_GAS * fees.max_fee
+    async def call(self, to: Address, data: bytes, *, sender: Address | None = None, final: bool = False) -> bytes:
+        await self._contact.made()
+        asked = {"to": to, "data": _hex(data), **({"from": sender} if sender is not None else {})}
+        if final:
+            block = await self._finality.block()
+            if block < 0:
+                raise NetworkError(f"network {self._network.name} has no final block yet")
+            return await self._agreed("eth_call", [asked, hex(block)], octets)
+        try:
+            return await self._pool.read("eth_call", [asked, "latest"], octets)
+        except RpcAnswerError as exc:
+            raise _reverted(exc) from exc
+
+    async def estimate(self, sender: Address, call: Call) -> int:
+        await self._contact.made()
+        asked = {"from": sender, "to": call.to, "data": _hex(call.data), "value": hex(call.value)}
+        try:
+            return await self._pool.read("eth_estimateGas", [asked], quantity)
+        except RpcAnswerError as exc:
+            if any(words in exc.text.lower() for words in _NO_FUNDS):
+                raise OutOfGasFundsError(exc.message, hint=_top_up(self._network, sender)) from exc
+            raise _reverted(exc) from exc
 
     async def refusal(self, sender: Address, recipient: Address, amount: Amount) -> str:
-        data = "0x" + transfer_call(recipient, amount).hex()
         try:
-            answer = await self._call("eth_call", [{"from": sender, "to": self._network.token, "data": data}, "latest"])
-        except RpcAnswerError as exc:
-            # Busy and broken endpoints answer with errors too: those say nothing about the transfer.
-            if any(words in exc.message.lower() for words in _REVERTED):
-                return exc.message
-            raise
+            answer = await self.call(self._network.token, transfer_call(recipient, amount), sender=sender)
+        except CallRevertedError as exc:
+            return exc.message
         # Some old tokens return nothing; one that returns false moves nothing.
-        return "the token contract answers false" if len(answer) == 66 and _int(answer) == 0 else ""
+        return "the token contract answers false" if len(answer) == 32 and not any(answer) else ""
 
-    def sign_transfer(
-        self, signer: Signer, nonce: int, recipient: Address, amount: Amount, fees: Fees
-    ) -> SignedTransfer:
-        network = self._network
-        call = transfer_call(recipient, amount)
-        return Transaction(network.chain_id, nonce, fees, TRANSFER_GAS, network.token, 0, call).sign(signer)
+    async def has_code(self, address: Address, sha256: str = "") -> bool:
+        await self._contact.made()
+        code = await self._agreed("eth_getCode", [address, "latest"], octets)
+        return bool(code) and sha256 in ("", code_sha256(code))
+
+    async def logs(self, address: Address, topics: Sequence[str | None], *, first: int, last: int) -> list[Log]:
+        await self._contact.made()
+        final = await self._finality.block() if self._pool.quorum > 1 else -1
+        return await self._scan.logs(address, topics, first=first, last=last, final=final)
+
+    def sign(self, signer: Signer, nonce: int, call: Call, fees: Fees) -> SignedTransaction:
+        assert call.gas > 0, "gas must be known when a transaction is signed"
+        chain = self._network.chain_id
+        return Transaction(chain, nonce, fees, call.gas, call.to, call.value, call.data).sign(signer)
 
     async def broadcast(self, raw: bytes) -> None:
+        await self._contact.made()
         try:
-            await self._call("eth_sendRawTransaction", ["0x" + raw.hex()])
+            await self._pool.broadcast(raw, is_taken=_is_there)
         except RpcAnswerError as exc:
-            text = exc.message.lower()
-            if any(words in text for words in _ALREADY_THERE):
-                return
-            if any(words in text for words in _NO_FUNDS):
-                raise OutOfGasFundsError(exc.message, hint="send some of the chain's own coin to the account") from exc
+            if any(words in exc.text.lower() for words in _NO_FUNDS):
+                raise OutOfGasFundsError(exc.message, hint=_top_up(self._network, None)) from exc
             raise BroadcastRefusedError(exc.message) from exc
 
     async def receipt(self, transaction: str) -> Receipt | None:
-        answer = await self._receipt(transaction)
-        if answer is None:
+        found = await self._receipt(transaction)
+        if found is None:
             return None
-        number, gas = _int(answer["blockNumber"]), _int(answer["gasUsed"])
+        mined, depth, final = found
         return Receipt(
             transaction=transaction,
-            block_number=number,
-            block_hash=answer["blockHash"],
-            depth=(await self.head()).number - number + 1,
-            succeeded=_int(answer["status"]) == 1,
-            gas_used=gas,
-            fee_wei=gas * _int(answer.get("effectiveGasPrice") or "0x0"),
+            block_number=mined.block_number,
+            block_hash=mined.block_hash,
+            depth=depth,
+            succeeded=mined.succeeded,
+            gas_used=mined.gas_used,
+            fee_wei=mined.gas_used * mined.price,
+            final=final,
         )
 
     async def verify_transfer(self, transaction: str) -> MinedTransfers | None:
-        answer = await self._receipt(transaction)
-        if answer is None:
+        found = await self._receipt(transaction)
+        if found is None:
             return None
-        number = _int(answer["blockNumber"])
+        mined, depth, final = found
         return MinedTransfers(
             transaction=transaction,
-            block_number=number,
-            block_hash=answer["blockHash"],
-            depth=(await self.head()).number - number + 1,
-            succeeded=_int(answer["status"]) == 1,
-            legs=tuple(leg for log in answer["logs"] if (leg := _leg(log)) is not None),
+            block_number=mined.block_number,
+            block_hash=mined.block_hash,
+            depth=depth,
+            succeeded=mined.succeeded,
+            legs=tuple(leg for log in mined.logs if (leg := leg_of(log)) is not None),
+            final=final,
         )
 
-    async def _receipt(self, transaction: str) -> dict[str, Any] | None:
-        answer: dict[str, Any] | None = await self._call("eth_getTransactionReceipt", [transaction])
-        return answer if answer and answer.get("blockNumber") else None  # some nodes answer for pending ones too
+    async def _receipt(self, transaction: str) -> tuple[MinedReceipt, int, bool] | None:
+        """The receipt, its depth, and whether it is final.
 
-    async def _call(self, method: str, params: Sequence[object]) -> Any:
-        """One JSON-RPC call within its deadline. Any: JSON as it comes; each caller picks and converts."""
-        await self._load()
-        try:
-            # The thread is abandoned at the deadline; its own socket time-out (set in _connect) ends it a little later.
-            with trio.fail_after(limits.CHAIN_CALL_TIMEOUT_S):
-                return await trio.to_thread.run_sync(
-                    self._request, method, params, limiter=self._limiter, abandon_on_cancel=True
-                )
-        except trio.TooSlowError:
-            raise DeadlineError(
-                f"network {self._network.name} did not answer {method} within {limits.CHAIN_CALL_TIMEOUT_S:g} s"
-            ) from None
+        That there is none is the word of as many endpoints as must agree: one that lags must not make us believe that
+        a payment was lost. So is all of one that is final.
+        """
+        await self._contact.made()
 
-    async def _load(self) -> None:
-        """Import web3 and check the chain id, once. A wrong chain is never talked to."""
-        if self._ready():
-            return
-        async with self._loading:
-            if self._ready():  # another task did it while we waited for the lock
-                return
-            try:
-                with trio.fail_after(limits.CHAIN_LOAD_TIMEOUT_S):
-                    self._provider = await trio.to_thread.run_sync(self._connect, abandon_on_cancel=True)
-            except trio.TooSlowError:
-                raise DeadlineError(f"network {self._network.name} could not be reached") from None
+        def parse(answer: Any, host: str) -> MinedReceipt | None:
+            return parse_receipt(answer, host, transaction=transaction)
 
-    def _connect(self) -> Any:
-        with recursion_limit_kept():
-            from web3.providers.rpc import HTTPProvider
+        question = ("eth_getTransactionReceipt", [transaction])
+        mined = next((r for r in await self._pool.sample(*question, parse) if r is not None), None)
+        if mined is None:
+            return None
+        head = await self._pool.head(at_least=mined.block_number)
+        depth = max(1, head.number - mined.block_number + 1)
+        if depth < self._network.confirmations or (
+            mined.block_number > await self._finality.block(at_least=mined.block_number)
+        ):
+            return mined, depth, False
+        if self._pool.quorum == 1:
+            return mined, depth, True
+        agreed = await self._agreed(*question, parse)
+        return (mined, depth, False) if agreed is None else (agreed, depth, True)
 
-        provider = HTTPProvider(
-            self._network.rpc_url,
-            request_kwargs={"timeout": limits.CHAIN_CALL_TIMEOUT_S},
-            exception_retry_configuration=None,  # the callers retry, and know what is worth it
-        )
-        chain_id = _int(self._request("eth_chainId", [], provider))
-        if chain_id != self._network.chain_id:
-            raise NetworkError(
-                f"the endpoint of network {self._network.name} is chain {chain_id}, not {self._network.chain_id}",
-                hint="correct its rpc_url or chain_id",
-            )
-        return provider
-
-    def _request(self, method: str, params: Sequence[object], provider: Any = None) -> Any:
-        """Blocking; in a worker thread. Maps web3's and requests' errors."""
-        import requests
-        from web3.exceptions import Web3Exception
-        from web3.types import RPCEndpoint
-
-        try:
-            answer = (provider or self._provider).make_request(RPCEndpoint(method), params)
-        except (requests.RequestException, Web3Exception, OSError, ValueError) as exc:
-            # Never the URL: it may hold an access key.
-            raise NetworkError(
-                f"network {self._network.name} cannot be reached ({type(exc).__name__})", hint="is its rpc_url right?"
-            ) from exc
-        if "error" in answer:
-            error = answer["error"]
-            message = error.get("message", error) if isinstance(error, dict) else error
-            raise RpcAnswerError(f"network {self._network.name} refused {method}: {message}")
-        return answer.get("result")
+    async def _agreed(self, method: str, params: Sequence[object], parse: Parse[T]) -> T:
+        answer = await self._pool.agree(method, params, parse)
+        if isinstance(answer, Reverted):
+            raise _reverted(answer.error)
+        return answer
 
 
-def _int(text: str | int) -> int:
-    return text if isinstance(text, int) else int(text, 16)
+def _hex(data: bytes) -> str:
+    return "0x" + data.hex()
 
 
-def _leg(log: dict[str, Any]) -> Leg | None:
-    """An ERC-20 Transfer event, else None (ERC-721 has the same topic but four of them)."""
-    topics, data = log["topics"], log["data"]
-    if len(topics) != 3 or topics[0] != TRANSFER_TOPIC or len(data) != 66:
-        return None
-    return Leg(
-        log_index=_int(log["logIndex"]),
-        token=Address(log["address"].lower()),
-        sender=Address("0x" + topics[1][-40:].lower()),
-        recipient=Address("0x" + topics[2][-40:].lower()),
-        amount=_int(data),
-    )
+def _is_there(error: RpcAnswerError) -> bool:
+    return any(words in error.text.lower() for words in _ALREADY_THERE)
+
+
+def _reverted(error: RpcAnswerError) -> CallRevertedError | RpcAnswerError:
+    """Busy and broken endpoints answer with errors, too: those say nothing about the call."""
+    if not error.reverted:
+        return error
+    reason = revert_reason(error.data)
+    return CallRevertedError(f"the contract refuses: {reason}" if reason else error.message)
+
+
+def _market(answer: Any, host: str) -> Market:
+    try:
+        base = quantity(answer["baseFeePerGas"][-1], host)  # of the next block
+        tips = sorted(quantity(row[0], host) for row in answer.get("reward") or [] if row)
+    except (KeyError, IndexError, TypeError, AttributeError) as exc:
+        raise EndpointError(f"{host} answers something else where prices should be") from exc
+    return Market(base, tips[len(tips) // 2] if tips else 0)
+
+
+def _top_up(network: PaymentNetwork, account: Address | None) -> str:
+    where = f": {network.faucet_hint}" if network.faucet_hint else ""
+    return f"send some {network.coin} to {account or 'the account'}{where}"
