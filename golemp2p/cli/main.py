@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from golemp2p import __version__
-from golemp2p.cli import agreement, app_key, explore, image, init, job, localnet, match, payment, run, runtime, verify
+from golemp2p.cli import (
+    agreement,
+    app_key,
+    audit,
+    explore,
+    image,
+    init,
+    job,
+    localnet,
+    match,
+    payment,
+    run,
+    runtime,
+    verify,
+)
 from golemp2p.cli.common import ExitCode, exit_code_of, first_error, say
 from golemp2p.errors import GolemError
 
@@ -47,6 +61,7 @@ app.add_typer(image.app, name="image")
 app.add_typer(app_key.app, name="app-key")
 app.add_typer(agreement.app, name="agreement")
 app.add_typer(payment.app, name="payment")
+app.add_typer(audit.app, name="audit")
 app.add_typer(runtime.app, name="runtime")
 
 

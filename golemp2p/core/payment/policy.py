@@ -58,8 +58,13 @@ def refusal_of_invoice(
     return _above(invoice.amount, Amount(price), "the agreed price of the last reported usage")
 
 
+def exceeds(amount: int, price: int) -> bool:
+    """More than rounding explains."""
+    return amount > price + price // _ROUNDING_PARTS + 1
+
+
 def _above(amount: Amount, price: Amount, what: str) -> str:
-    if amount > price + price // _ROUNDING_PARTS + 1:
+    if exceeds(amount, price):
         return f"{format_amount(amount)} is more than {what} ({format_amount(price)})"
     return ""
 
