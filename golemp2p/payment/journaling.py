@@ -53,8 +53,8 @@ def payment(
     told: PaymentNotice,
     *,
     chain_id: int,
-    block_number: int,
-    block_hash: str,
+    block_number: int | None,
+    block_hash: str | None,
     legs: Sequence[Leg] = (),
     now: float,
 ) -> None:

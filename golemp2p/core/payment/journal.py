@@ -206,11 +206,14 @@ def payment_body(
     *,
     chain_id: int,
     transaction: str,
-    block_number: int,
-    block_hash: str,
+    block_number: int | None,
+    block_hash: str | None,
     legs: Sequence[Leg] = (),
 ) -> dict[str, object]:
-    """``legs``: the Transfer events that pay this notice, as the payee found them; the payer gives none."""
+    """``legs``: the Transfer events that pay this notice, as the payee found them; the payer gives none.
+
+    No block: another transaction than the one sent last did the batch; the payer knows it by its hash alone.
+    """
     return {
         "side": side.value,
         "noticeId": notice_id,

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from golemp2p.core.ids import Address, AgreementId, DocumentId, PeerId
 from golemp2p.core.money import Amount, format_amount
 from golemp2p.core.payment import PaymentNotice, Side, SlotState
-from golemp2p.payment import books
+from golemp2p.payment import books, journaling
 from golemp2p.payment.messages import notice_message
 from golemp2p.payment.outbox import post
 from golemp2p.payment.ports import Context
@@ -99,6 +99,16 @@ class Closing:
         signature = context.signer.sign(notice.digest(context.domain))
         stored = StoredPayment(notice, Side.PAYER, peer, signature, notices.CONFIRMED, "", now)
         notices.insert_payment(connection, stored)
+        journaling.notice(connection, Side.PAYER, notice, signature, now=now)
+        journaling.payment(
+            connection,
+            Side.PAYER,
+            notice,
+            chain_id=slot.chain_id,
+            block_number=slot.block_number,
+            block_hash=slot.block_hash,
+            now=now,
+        )
         post(connection, peer, wire.PAYMENT_NOTICE, notice_message(notice, signature), now=now)
 
     async def release(self, slot: Slot) -> None:
