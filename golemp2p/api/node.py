@@ -123,6 +123,7 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
             own_demands=len(node.market.subscriptions.all(RecordKind.DEMAND)),
             activities=len(await node.activity.records(live_only=True)),
             payment_platforms=[account.platform for account in node.payment.accounts()],
+            journal_problem=node.payment.journal_problem or None,
         )
         return JSONResponse(body.to_json())
 

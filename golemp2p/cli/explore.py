@@ -46,6 +46,7 @@ def add_to(app: typer.Typer) -> None:
                 ("demands", f"{found.demands} known, {found.own_demands} own"),
                 ("activities", found.activities),
                 ("payment", ", ".join(found.payment_platforms) or "no payment network configured"),
+                *((("PROBLEM", found.journal_problem),) if found.journal_problem else ()),
             ]
         )
 

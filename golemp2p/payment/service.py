@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+import structlog
 import trio
 from sqlalchemy.engine import Connection
 
@@ -29,12 +30,15 @@ from golemp2p.payment.outbox import Outbox
 from golemp2p.payment.ports import Agreements, Clock, Context, KnowsActivity, PaymentSettings, Rpc
 from golemp2p.payment.purse import Purse
 from golemp2p.payment.settlement import Checkpoint, PlatformStatus, SettlementEngine
+from golemp2p.storage import journal
 from golemp2p.storage import payment as repo
 from golemp2p.storage import payment_notices as notices
 from golemp2p.storage.engine import Storage
 from golemp2p.storage.payment import PaymentEvent, StoredDocument
 from golemp2p.storage.payment_notices import StoredPayment
 from golemp2p.wire.p2p import payment as wire
+
+log = structlog.get_logger(__name__)
 
 R = TypeVar("R")
 EVENT_TYPES: Final = frozenset({"Received", "Accepted", "Rejected", "Failed", "Settled", "Cancelled"})
@@ -89,6 +93,7 @@ class PaymentService:
         settings = settings or PaymentSettings()
         purse = Purse(signer, settings.caps, voucher_signer=voucher_signer)
         self._context = Context(storage, signer, domain, drivers, agreements, clock, settings, knows_activity, purse)
+        self.journal_problem = ""  # what was wrong with it at the start
         self.allocations = Allocations(self._context)
         self.documents = Documents(self._context)
         self.settlement = SettlementEngine(self._context, checkpoint=checkpoint)
@@ -108,12 +113,20 @@ class PaymentService:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled. What a killed process left undone is taken up first."""
+        await self._check_journal()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._outbox.run)
             nursery.start_soon(self._answers.run)
             nursery.start_soon(self._claims.run)
             nursery.start_soon(self.settlement.run)
             task_status.started()
+
+    async def _check_journal(self) -> None:
+        """Its newest part, at each start. A broken one is no reason to stop: it is shown until it is mended."""
+        last = limits.JOURNAL_CHECK_ENTRIES
+        self.journal_problem = await self._context.storage.run(lambda c: journal.first_break(c, last=last))
+        if self.journal_problem:
+            log.error("journal_broken", problem=self.journal_problem)
 
     def on_peer(self, peer: PeerId, connected: bool) -> None:
         """A ``PeerListener`` of the network: a peer that comes back gets its messages at once."""

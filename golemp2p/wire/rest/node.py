@@ -59,6 +59,7 @@ class Status(RestModel):
     own_demands: int
     activities: int
     payment_platforms: list[str]
+    journal_problem: str | None = None  # what is wrong with the journal of money; nothing, as a rule
 
 
 class Peer(RestModel):
