@@ -171,9 +171,11 @@ class EndpointPool:
     async def agree(self, method: str, params: Sequence[object], parse: Parse[T]) -> T | Reverted:
         """What as many endpoints as the quorum say alike; a contract's refusal is an answer, too.
 
-        Raises DisagreementError naming who says what, NetworkError when too few answer.
+        None is "not that I know": an endpoint that lags says so honestly. It is the answer when there are too few
+        others. Raises DisagreementError naming who says what, NetworkError when too few answer.
         """
         answers: list[tuple[str, T | Reverted]] = []
+        ignorant: list[T] = []  # Nones
         problems: list[str] = []
 
         async def one(endpoint: Endpoint) -> None:
@@ -187,7 +189,10 @@ class EndpointPool:
             except NetworkError as exc:
                 problems.append(exc.message)
                 return
-            answers.append((endpoint.host, fact))
+            if fact is None:
+                ignorant.append(fact)
+            else:
+                answers.append((endpoint.host, fact))
 
         waiting = self._ranked()
         while waiting:
@@ -204,6 +209,8 @@ class EndpointPool:
             self._tell_dissenters(method, answers, best[0])
             return best[0]
         if len(answers) < self.quorum:
+            if len(answers) + len(ignorant) >= self.quorum:
+                return ignorant[0]
             raise self._too_few(len(answers), problems)
         told = "; ".join(f"{host} says {_shown(fact)}" for host, fact in answers)
         raise DisagreementError(

@@ -105,7 +105,8 @@ class Transport:
             rpc_code=code if isinstance(code, int) else 0,
             data=data[:2_000] if isinstance(data, str) else "",
         )
-        if raised.busy and not raised.about_call:
+        # Of events, "limit exceeded" means too many of them: a smaller question helps, a pause does not.
+        if raised.busy and not raised.about_call and method != "eth_getLogs":
             raise EndpointBusyError(f"{self._host} is busy: {text}")
         raise raised
 
