@@ -137,6 +137,8 @@ class Receipt:
             signature = bytes.fromhex(_text(document, "signature"))
         except ValueError as exc:
             raise RemoteProtocolError("the receipt's signature is no hexadecimal text") from exc
+        if signature.hex() != document["signature"]:
+            raise RemoteProtocolError("the receipt's signature is not in lower case")  # one document, one spelling
         return cls(
             AgreementId(_text(document, "agreementId")),
             ActivityId(_text(document, "activityId")),
