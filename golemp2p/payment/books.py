@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from sqlalchemy.engine import Connection
@@ -25,6 +26,8 @@ from golemp2p.storage import payment as repo
 from golemp2p.storage import payment_settlement as settlement_repo
 from golemp2p.storage.payment import Allocation, Parties, StoredDocument
 
+# Signs a voucher over so much more; False: there is no channel.
+Vouch = Callable[[Connection, Parties, Amount], bool]
 _ANSWERED = (DocumentState.ACCEPTED, DocumentState.SETTLED)
 
 
@@ -62,10 +65,11 @@ def committed(connection: Connection, platform: str, address: Address, *, now: f
     return Amount(sum(a.remaining for a in budgets) + repo.owed(connection, Side.PAYER, platform=platform))
 
 
-def accepted(ledger: Ledger, document: Document) -> Ledger:
+def accepted(ledger: Ledger, document: Document, *, at_once: bool = False) -> Ledger:
+    """``at_once``: a debit note counts as payable whether or not it has a due date."""
     if document.kind is DocumentKind.INVOICE:
         return ledger.accept_invoice(document.amount)
-    return ledger.accept_note(document.activity_id, document.amount, payable=document.payable)
+    return ledger.accept_note(document.activity_id, document.amount, payable=document.payable or at_once)
 
 
 def parties_of(stored: StoredDocument) -> Parties:
@@ -81,9 +85,11 @@ def accept(
     accepted_at_ms: int,
     signature: bytes,
     now: float,
+    vouch: Vouch | None = None,
 ) -> bool:
     """The payer accepts: totals, budget, debt, state and event, together. False when it was accepted before.
 
+    ``vouch``: in mode channel, what is payable becomes a voucher instead of a debt, if there is a channel.
     Raises UsageError (wrong allocation, too little budget), GoneError, ConflictError.
     """
     document = stored.document
@@ -98,7 +104,7 @@ def accept(
             f" is to be paid by {document.payer} on {document.platform}"
         )
     before = repo.get_ledger(connection, document.agreement_id, Side.PAYER)
-    after = accepted(before, document)
+    after = accepted(before, document, at_once=vouch is not None)
     check_budget(
         allocation.remaining,
         Amount(after.accepted - before.accepted),
@@ -110,7 +116,7 @@ def accept(
     after, due = after.schedule()
     parties = parties_of(stored)
     repo.put_ledger(connection, parties, after, before=before)
-    if due:
+    if due and (vouch is None or not vouch(connection, parties, due)):
         due_at = document.due_at_ms / 1000 if document.due_at_ms else None
         settlement_repo.add_obligation(connection, parties, due, now=now, due_at=due_at)
     stored = replace(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Protocol
 
 from sqlalchemy.engine import Connection
 
@@ -22,6 +24,7 @@ from golemp2p.core.payment import (
     Ledger,
     Side,
 )
+from golemp2p.core.payment.vouchers import CHANNEL, mode_of
 from golemp2p.core.peer import address_of, recover_address
 from golemp2p.errors import ConflictError, PolicyError, RemoteError, RemoteProtocolError, UsageError
 from golemp2p.net.ratelimit import RateLimit
@@ -30,7 +33,7 @@ from golemp2p.payment.messages import document_message
 from golemp2p.payment.outbox import post
 from golemp2p.payment.ports import Context
 from golemp2p.storage import payment as repo
-from golemp2p.storage.payment import StoredDocument
+from golemp2p.storage.payment import Parties, StoredDocument
 from golemp2p.wire.p2p import payment as wire
 
 _DEAD = (DocumentState.REJECTED, DocumentState.CANCELLED)
@@ -69,9 +72,22 @@ def terms_of(agreement: Agreement, platform: str | None = None) -> tuple[str, Ad
     return platform, Address(payer), Address(payee)
 
 
+class Vouchers(Protocol):
+    """Payment mode "channel" (payment/channels)."""
+
+    def vouch(self, connection: Connection, parties: Parties, amount: Amount, *, now: float) -> bool:
+        """A voucher over ``amount`` more, in this transaction. False: no channel. Raises SpendingCapError."""
+        ...
+
+    def tell(self) -> None:
+        """An acceptance came in."""
+        ...
+
+
 class Documents:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, vouchers: Vouchers) -> None:
         self._context = context
+        self._vouchers = vouchers
         self._note_rate = RateLimit(limits.DEBIT_NOTES_PER_S, limits.DEBIT_NOTES_BURST)
 
     # --- the payee ------------------------------------------------------------------------------------------------
@@ -277,6 +293,9 @@ class Documents:
         """Promise to pay it. Accepted before: nothing. Raises UsageError (amount, budget), GoneError, NotFoundError."""
         context = self._context
         now = context.clock()
+        found = await context.storage.run(lambda c: books.get_document(c, kind, document_id, Side.PAYER))
+        agreement = await context.agreements.agreement(found.document.agreement_id)
+        vouch = partial(self._vouchers.vouch, now=now) if mode_of(agreement.demand) == CHANNEL else None
 
         def store(connection: Connection) -> bool:
             stored = books.get_document(connection, kind, document_id, Side.PAYER)
@@ -294,6 +313,7 @@ class Documents:
                 accepted_at_ms=acceptance.accepted_at_ms,
                 signature=signature,
                 now=now,
+                vouch=vouch,
             )
             if accepted:
                 journaling.acceptance(connection, Side.PAYER, acceptance, signature, context.domain, now=now)
@@ -343,6 +363,7 @@ class Documents:
 
         await context.storage.run(store)
         context.events.tell()
+        self._vouchers.tell()
 
     async def hear_rejection(
         self, peer: PeerId, kind: DocumentKind, document_id: str, *, code: str, message: str

@@ -15,6 +15,7 @@ from golemp2p.core.eip712 import Domain
 from golemp2p.core.ids import ActivityId, AgreementId, PeerId
 from golemp2p.errors import UsageError
 from golemp2p.identity.keys import Signer
+from golemp2p.payment.channels.settings import ChannelSettings
 from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.parking import Parking
 from golemp2p.payment.purse import Caps, Purse
@@ -72,6 +73,7 @@ class PaymentSettings:
 
     auto_accept_after_s: float | None = limits.AUTO_ACCEPT_AFTER_S
     caps: Caps = field(default_factory=Caps)
+    channels: ChannelSettings = field(default_factory=ChannelSettings)
 
 
 @dataclass(frozen=True)

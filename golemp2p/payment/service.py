@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import structlog
@@ -22,6 +22,7 @@ from golemp2p.identity.keys import Signer
 from golemp2p.payment import books
 from golemp2p.payment.allocations import Allocations
 from golemp2p.payment.answers import Answers
+from golemp2p.payment.channels.service import Channels
 from golemp2p.payment.claims import Claims
 from golemp2p.payment.documents import Documents
 from golemp2p.payment.drivers.base import ChainDriver
@@ -29,8 +30,10 @@ from golemp2p.payment.messages import document_of, notice_of, parse
 from golemp2p.payment.outbox import Outbox
 from golemp2p.payment.ports import Agreements, Clock, Context, KnowsActivity, PaymentSettings, Rpc
 from golemp2p.payment.purse import Purse
+from golemp2p.payment.overdue import Overdue, overdue_problem
 from golemp2p.payment.settlement import Checkpoint, PlatformStatus, SettlementEngine
 from golemp2p.storage import journal
+from golemp2p.payment.wallet import Wallet
 from golemp2p.storage import payment as repo
 from golemp2p.storage import payment_notices as notices
 from golemp2p.storage.engine import Storage
@@ -95,8 +98,12 @@ class PaymentService:
         self._context = Context(storage, signer, domain, drivers, agreements, clock, settings, knows_activity, purse)
         self.journal_problem = ""  # what was wrong with it at the start
         self.allocations = Allocations(self._context)
-        self.documents = Documents(self._context)
+        self.channels = Channels(self._context, rpc, settings.channels)
+        self.documents = Documents(self._context, self.channels)
         self.settlement = SettlementEngine(self._context, checkpoint=checkpoint)
+        self.wallet = Wallet(self._context, self.settlement)
+        self.overdue = Overdue(self._context)
+        self._balances: dict[str, tuple[int, int]] = {}  # the last ones that a chain told, by platform
         self._claims = Claims(self._context)
         self._answers = Answers(self._context, self.documents)
         self._outbox = Outbox(self._context, rpc)
@@ -108,6 +115,7 @@ class PaymentService:
                 wire.ACCEPTANCE: self._on_acceptance,
                 wire.REJECTION: self._on_rejection,
                 wire.PAYMENT_NOTICE: self._on_notice,
+                **self.channels.handlers(),
             },
         )
 
@@ -119,6 +127,8 @@ class PaymentService:
             nursery.start_soon(self._answers.run)
             nursery.start_soon(self._claims.run)
             nursery.start_soon(self.settlement.run)
+            nursery.start_soon(self.overdue.run)
+            nursery.start_soon(self.channels.run)
             task_status.started()
 
     async def _check_journal(self) -> None:
@@ -140,19 +150,21 @@ class PaymentService:
         networks = [driver.network for driver in self._context.drivers.values()]
         return [Account(n.platform, address, n.driver, n.name, n.symbol) for n in networks]
 
-    async def balances(self) -> list[Balance]:
-        """All platforms at once; one that does not answer says so and holds up none."""
+    async def balances(self, *, timeout_s: float = limits.ALLOCATION_CHECK_TIMEOUT_S) -> list[Balance]:
+        """All platforms at once; one that does not answer in time says so, with what it told last, and holds up none."""
         result: dict[str, Balance] = {}
 
         async def ask(account: Account) -> None:
             driver = self._context.drivers[account.platform]
             try:
-                with trio.fail_after(limits.ALLOCATION_CHECK_TIMEOUT_S):
+                with trio.fail_after(timeout_s):
                     tokens = await driver.balance(account.address)
                     gas = await driver.gas_balance(account.address)
+                self._balances[account.platform] = tokens, gas
                 result[account.platform] = Balance(account, tokens, gas, "")
             except (GolemError, trio.TooSlowError) as exc:
-                result[account.platform] = Balance(account, None, None, str(exc) or "no answer in time")
+                known = self._balances.get(account.platform, (None, None))
+                result[account.platform] = Balance(account, *known, str(exc) or "no answer in time")
 
         accounts = self.accounts()
         async with trio.open_nursery() as nursery:
@@ -161,7 +173,12 @@ class PaymentService:
         return [result[account.platform] for account in accounts]
 
     async def status(self) -> list[PlatformStatus]:
-        return await self.settlement.status()
+        """From the database alone. A platform without another problem has that of bills which are overdue there."""
+        bills, now = await self.overdue.bills(), self._context.clock()
+        return [
+            replace(s, problem=s.problem or overdue_problem([b for b in bills if b.platform == s.platform], now=now))
+            for s in await self.settlement.status()
+        ]
 
     async def document(self, kind: DocumentKind, document_id: str) -> StoredDocument:
         """Raises NotFoundError."""

@@ -118,17 +118,14 @@ class Share:
     credited: Amount = ZERO
 
 
-def credit_shares(shares: Sequence[Share], claimed: Amount) -> list[Share]:
-    """The first ``claimed`` of the channel is paid, oldest shares first; what was credited before stays so.
-
-    Returns all shares, with their credits.
-    """
-    to_give = max(0, claimed - sum(share.credited for share in shares))
+def credit_shares(shares: Sequence[Share], amount: Amount) -> list[tuple[Share, Amount]]:
+    """``amount`` more of the channel is claimed: it pays the oldest shares first. Those that it pays, with how much."""
     result = []
     for share in shares:
-        given = min(to_give, share.amount - share.credited)
-        to_give -= given
-        result.append(replace(share, credited=Amount(share.credited + given)))
+        given = Amount(min(amount, share.amount - share.credited))
+        amount = Amount(amount - given)
+        if given:
+            result.append((replace(share, credited=Amount(share.credited + given)), given))
     return result
 
 
@@ -179,9 +176,18 @@ class ChannelRules:
         return ""
 
 
-def secured(state: ChannelState, vouched: Amount) -> Amount:
-    """What of ``vouched`` the payee can be sure of: no more than is locked; nothing more once it is closed."""
-    return Amount(min(vouched, state.deposit))
+@dataclass(frozen=True)
+class Cover:
+    """How sure the payee of an agreement is of its money. ``secured``: of ``vouched`` what the deposit covers."""
+
+    vouched: Amount = ZERO
+    secured: Amount = ZERO
+
+
+def cover_of(state: ChannelState, cumulative: Amount, vouched: Amount) -> Cover:
+    """``vouched``: under one agreement, of the channel's ``cumulative``. What exceeds the deposit is no one's yet."""
+    beyond = max(0, cumulative - state.deposit)
+    return Cover(vouched, Amount(max(0, vouched - beyond)))
 
 
 def check_top_up(state: ChannelState, amount: Amount) -> None:

@@ -1,0 +1,52 @@
+"""What channels write into the journal, each in the transaction that makes it true."""
+
+from __future__ import annotations
+
+from sqlalchemy.engine import Connection
+
+from golemp2p.core.money import Amount
+from golemp2p.core.payment.journal import EntryKind
+from golemp2p.payment.channels.abi import ClaimedEvent
+from golemp2p.storage import journal
+from golemp2p.storage.channels import Channel
+
+CLAIM_ENTRY = "claim"
+
+
+def voucher(connection: Connection, channel: Channel, agreement_id: str, total: Amount, *, now: float) -> None:
+    """Made or received: ``channel`` with its newest voucher. Enough to verify the signature with nothing else."""
+    assert channel.signature is not None, channel.id
+    body = {
+        "side": channel.side.value,
+        "chainId": channel.chain_id,
+        "contract": channel.contract,
+        "payer": channel.payer,
+        "payee": channel.payee,
+        "signer": channel.signer,
+        "grace": channel.grace_s,
+        "salt": "0x" + channel.salt.hex(),
+        "channelId": channel.id,
+        "cumulative": str(channel.cumulative),
+        "agreementTotal": str(total),
+        "signature": channel.signature.hex(),
+    }
+    journal.append(connection, EntryKind.VOUCHER, body, agreement_id=agreement_id, now=now)
+
+
+def claim(
+    connection: Connection, channel: Channel, event: ClaimedEvent, parts: list[tuple[str, Amount]], *, now: float
+) -> None:
+    """Finally on the chain. ``parts``: what each agreement gets of it."""
+    body = {
+        "side": channel.side.value,
+        "channelId": channel.id,
+        "chainId": channel.chain_id,
+        "transaction": event.transaction,
+        "blockNumber": event.block_number,
+        "blockHash": event.block_hash,
+        "paid": str(event.paid),
+        "claimed": str(event.claimed),
+        "agreements": [[agreement, str(amount)] for agreement, amount in parts],
+    }
+    only = parts[0][0] if len(parts) == 1 else ""
+    journal.append(connection, CLAIM_ENTRY, body, agreement_id=only, now=now)

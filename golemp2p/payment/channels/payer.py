@@ -1,0 +1,317 @@
+"""The payer's side: a funded channel before an agreement is confirmed, vouchers instead of debts, and the way back."""
+
+from __future__ import annotations
+
+import secrets
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+import structlog
+import trio
+from sqlalchemy.engine import Connection
+
+from golemp2p import limits
+from golemp2p.core.agreement import Agreement, Role
+from golemp2p.core.ids import Address, PeerId
+from golemp2p.core.money import ZERO, Amount, format_amount, parse_amount
+from golemp2p.core.payment import Side
+from golemp2p.core.payment.vouchers import (
+    CHANNEL,
+    MODES,
+    ChannelConfig,
+    VoucherDomain,
+    check_top_up,
+    exposure_of,
+    mode_of,
+)
+from golemp2p.errors import DeadlineError, GolemError, NotFoundError, PolicyError, UsageError
+from golemp2p.payment.channels import abi, journaling
+from golemp2p.payment.channels.chain import ChannelChain
+from golemp2p.payment.channels.parts import Parts
+from golemp2p.payment.documents import terms_of
+from golemp2p.payment.drivers.transactions import MAX_UINT256, approve_call
+from golemp2p.payment.outbox import post
+from golemp2p.storage import channels as repo
+from golemp2p.storage import payment_settlement as settlement_repo
+from golemp2p.storage.channels import Channel, ChannelStatus
+from golemp2p.storage.payment import Parties
+from golemp2p.storage.payment_settlement import Order, OrderState
+from golemp2p.wire.p2p import channels as wire
+from golemp2p.wire.p2p.payment import PROTOCOL
+
+log = structlog.get_logger(__name__)
+
+
+class ChannelNotFundedError(PolicyError):
+    """The channel that an agreement needs could not be funded; the message says why."""
+
+    code = "channel_not_funded"
+
+
+class Payer:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._locks: Mapping[tuple[PeerId, str], trio.Lock] = defaultdict(trio.Lock)
+
+    # --- before an agreement is confirmed ---------------------------------------------------------------------------
+
+    async def prepare(self, agreement: Agreement) -> None:
+        """Make sure that a funded channel to the provider is there, if the demand is to be paid through one.
+
+        Raises ChannelNotFundedError, DeadlineError, UsageError (the provider does not take channels), NetworkError.
+        """
+        if agreement.role is not Role.REQUESTOR or mode_of(agreement.demand) != CHANNEL:
+            return
+        offered = agreement.offer.get(MODES)
+        if not isinstance(offered, list) or CHANNEL not in offered:
+            raise UsageError(
+                f"the provider of agreement {agreement.id} does not take payment channels",
+                hint="set payment.mode to batch, or choose another provider",
+            )
+        platform, _, payee = terms_of(agreement)
+        timeout_s = self._parts.settings.open_timeout_s
+        with trio.move_on_after(timeout_s):
+            async with self._locks[agreement.provider, platform]:
+                channel = await self._channel(agreement.provider, platform, payee)
+                await self._announce(channel)
+                await self._fund(channel.id, platform, _exposure(agreement))
+            return
+        raise DeadlineError(
+            f"the payment channel to {agreement.provider} was not funded within {timeout_s:g} s",
+            hint="the money is on its way: see golemp2p payment channels list, and try again",
+        )
+
+    async def _channel(self, peer: PeerId, platform: str, payee: Address) -> Channel:
+        """The live one to this provider, or a new row."""
+        context, chain = self._parts.context, self._parts.chain(platform)
+        purse = context.purse
+
+        def find(connection: Connection) -> Channel:
+            for known in repo.find_channels(
+                connection, side=Side.PAYER, peer=peer, platform=platform, states=(ChannelStatus.LIVE,)
+            ):
+                if (known.contract, known.signer) == (chain.contract, purse.voucher_address):
+                    return known
+            config = ChannelConfig(
+                purse.address,
+                payee,
+                purse.voucher_address,
+                self._parts.settings.grace_s,
+                # Random: a node that has lost its database must not go on with a channel of unknown vouchers.
+                secrets.token_bytes(32),
+            )
+            now = context.clock()
+            channel = Channel(
+                "0x" + config.id.hex(),
+                Side.PAYER,
+                peer,
+                platform,
+                chain.domain.chain_id,
+                chain.contract,
+                config.payer,
+                config.payee,
+                config.signer,
+                config.grace_s,
+                config.salt,
+                now,
+                used_at=now,
+            )
+            repo.put_channel(connection, channel)
+            return channel
+
+        return await context.storage.run(find)
+
+    async def _announce(self, channel: Channel) -> None:
+        """Every time: it is one call, and the provider may have lost its disk."""
+        message = wire.AnnounceMessage(
+            platform=channel.platform,
+            contract=channel.contract,
+            payer=channel.payer,
+            payee=channel.payee,
+            signer=channel.signer,
+            grace_s=channel.grace_s,
+            salt=channel.salt,
+        )
+        body = message.model_dump()
+        await self._parts.rpc.call(channel.peer, PROTOCOL, wire.ANNOUNCE, body, timeout_s=limits.PAYMENT_RPC_TIMEOUT_S)
+
+    async def _fund(self, channel_id: str, platform: str, exposure: Amount) -> None:
+        """Until the chain finally has enough free deposit for ``exposure``. Raises ChannelNotFundedError."""
+        context = self._parts.context
+        while True:
+            news = context.orders.next()
+            (channel,) = await self._parts.watch.look(platform, [channel_id])
+            if channel.state is not ChannelStatus.LIVE:
+                raise ChannelNotFundedError(
+                    f"channel {channel_id} is being closed", hint="try again: a new one is made"
+                )
+            if channel.deposit - max(channel.claimed, channel.cumulative) >= max(exposure, 1):
+                return
+            order = await self.top_up(channel, self._deposit(exposure))
+            if order.state is OrderState.FAILED:
+                raise ChannelNotFundedError(
+                    f"the payment channel to {channel.peer} could not be funded: {order.problem}",
+                    hint="see golemp2p payment status",
+                )
+            with trio.move_on_after(context.driver(platform).network.poll_s):
+                await news.wait()
+
+    def _deposit(self, exposure: Amount) -> Amount:
+        own = self._parts.settings.deposit
+        return Amount(max(exposure, limits.CHANNEL_DEPOSIT_EXPOSURES * exposure if own is None else own))
+
+    async def top_up(self, channel: Channel, amount: Amount) -> Order:
+        """The order that funds it: the one under way, or a new one. (A look at the chain forgets the finished one.)"""
+        context = self._parts.context
+        driver = context.driver(channel.platform)
+        allowance = await driver.allowance(channel.payer, channel.contract)
+
+        def place(connection: Connection) -> Order:
+            fresh = repo.get_channel(connection, channel.id, Side.PAYER)
+            assert fresh is not None, channel.id
+            if fresh.fund_order is not None:
+                return _order(connection, fresh.fund_order)
+            check_top_up(fresh.on_chain, amount)
+            detail, now = {"channel": fresh.id, "peer": fresh.peer}, context.clock()
+            key = f"channel-fund-{fresh.id}-{fresh.orders}"
+
+            def order(name: str, to: Address, data: bytes, tokens: Amount, what: str) -> Order:
+                new = Order(name, fresh.platform, to, data, tokens, what, detail)
+                settlement_repo.place_order(connection, new, now=now)
+                return _order(connection, name)
+
+            if allowance < amount:
+                # Once for all channels: the contract is known by its code, and takes only what a call of ours says.
+                data = approve_call(fresh.contract, MAX_UINT256)
+                approval = order(f"{key}-approve", driver.network.token, data, ZERO, "approve the channel contract")
+                if approval.state is OrderState.FAILED:
+                    repo.change_channel(
+                        connection, fresh.id, Side.PAYER, orders=fresh.orders + 1
+                    )  # the next has a name
+                if approval.state is not OrderState.FINAL:
+                    return approval
+            data = abi.fund_call([(fresh.payee, amount)], signer=fresh.signer, grace_s=fresh.grace_s, salt=fresh.salt)
+            what = f"fund the channel to {fresh.payee} with {format_amount(amount)}"
+            funding = order(key, fresh.contract, data, amount, what)
+            repo.change_channel(connection, fresh.id, Side.PAYER, fund_order=key, orders=fresh.orders + 1)
+            return funding
+
+        placed = await context.storage.run(place)
+        context.debts.tell()
+        return placed
+
+    # --- vouchers ---------------------------------------------------------------------------------------------------
+
+    def vouch(self, connection: Connection, parties: Parties, amount: Amount, *, now: float) -> bool:
+        """Part of the transaction that accepts a document: ``amount`` more, by a voucher. False: there is no live
+        channel to the payee, so it is owed like any other debt. Raises SpendingCapError."""
+        live = repo.find_channels(
+            connection, side=Side.PAYER, peer=parties.peer, platform=parties.platform, states=(ChannelStatus.LIVE,)
+        )
+        funded = [c for c in live if c.deposit > 0 and c.payee == parties.payee]
+        if not funded:
+            log.warning("channel_missing", agreement_id=parties.agreement_id, peer=parties.peer)
+            return False
+        channel = funded[0]
+        context, agreement = self._parts.context, parties.agreement_id
+        cumulative = Amount(channel.cumulative + amount)
+        digest = VoucherDomain(channel.chain_id, channel.contract).digest(channel.config.id, cumulative)
+        signature = context.purse.voucher(
+            connection, digest, platform=channel.platform, agreement_id=agreement, amount=amount, now=now
+        )
+        total = Amount(repo.vouched(connection, channel.id, Side.PAYER, agreement) + amount)
+        repo.put_voucher(
+            connection,
+            channel,
+            cumulative=cumulative,
+            signature=signature,
+            attributed=cumulative,
+            agreement_id=agreement,
+            amount=total,
+            now=now,
+        )
+        newest = replace(channel, cumulative=cumulative, signature=signature)
+        journaling.voucher(connection, newest, agreement, total, now=now)
+        message = wire.VoucherMessage(
+            channel_id=channel.id,
+            cumulative=str(cumulative),
+            agreement_id=agreement,
+            total=str(total),
+            signature=signature,
+        )
+        post(connection, parties.peer, wire.VOUCHER, message, now=now)
+        return True
+
+    # --- the way back -----------------------------------------------------------------------------------------------
+
+    async def close(self, channel_id: str) -> None:
+        """Begin the time of grace; the rest comes back by itself after it. Repeated: nothing. Raises NotFoundError."""
+        context = self._parts.context
+
+        def store(connection: Connection) -> None:
+            channel = repo.get_channel(connection, channel_id, Side.PAYER)
+            if channel is None:
+                raise NotFoundError(f"no channel {channel_id[:80]} that this node pays through")
+            if channel.state is not ChannelStatus.LIVE:
+                return
+            if channel.deposit == 0 and channel.fund_order is None:  # nothing was ever put in
+                repo.change_channel(connection, channel_id, Side.PAYER, state=ChannelStatus.DONE)
+                return
+            data, what = abi.request_close_call(channel.config), f"ask to close the channel to {channel.payee}"
+            place_channel_order(connection, channel, data, what, now=context.clock())
+            repo.change_channel(connection, channel_id, Side.PAYER, state=ChannelStatus.RETIRED)
+
+        await context.storage.run(store)
+        context.debts.tell()
+        self._parts.news.tell()
+
+    async def finalize(self, chain: ChannelChain, channel: Channel) -> None:
+        """Fetch the rest of a closing channel, if the contract lets us yet."""
+        data = abi.finalize_call(channel.config)
+        try:
+            await chain.driver.call(chain.contract, data, sender=channel.payer)
+        except PolicyError:  # too early, by the chain's own clock
+            return
+        what = f"close the channel to {channel.payee}"
+
+        def store(connection: Connection) -> None:
+            place_channel_order(connection, channel, data, what, now=self._parts.context.clock())
+
+        await self._parts.context.storage.run(store)
+        self._parts.context.debts.tell()
+
+    async def keep(self, channel: Channel, *, busy: bool) -> None:
+        """Top it up when it is nearly used, close it when it is not used any more. ``busy``: an agreement that it
+        pays for is not invoiced yet."""
+        part, whole = limits.CHANNEL_USED_PARTS
+        if busy and channel.deposit and channel.cumulative * whole > channel.deposit * part:
+            try:
+                own = self._parts.settings.deposit
+                await self.top_up(channel, own or Amount(max(channel.deposit, channel.cumulative - channel.deposit)))
+            except GolemError as exc:
+                log.warning("channel_not_topped_up", channel_id=channel.id, error=str(exc))
+        elif not busy and self._parts.context.clock() - channel.used_at > self._parts.settings.idle_close_s:
+            log.info("channel_idle", channel_id=channel.id, peer=channel.peer)
+            await self.close(channel.id)
+
+
+def _exposure(agreement: Agreement) -> Amount:
+    exposure = exposure_of(agreement.demand, agreement.offer)
+    return ZERO if exposure is None else parse_amount(f"{exposure:.18f}", what="exposure")
+
+
+def _order(connection: Connection, key: str) -> Order:
+    found = settlement_repo.get_order(connection, key)
+    assert found is not None, key
+    return found
+
+
+def place_channel_order(connection: Connection, channel: Channel, data: bytes, what: str, *, now: float) -> None:
+    """An order about one channel, and the row's memory of it."""
+    key = f"channel-{channel.id}-{channel.orders}"
+    detail = {"channel": channel.id, "peer": channel.peer}
+    settlement_repo.place_order(
+        connection, Order(key, channel.platform, channel.contract, data, ZERO, what, detail), now=now
+    )
+    repo.change_channel(connection, channel.id, channel.side, order=key, orders=channel.orders + 1)

@@ -1,0 +1,224 @@
+"""Looks at the chain for channels that need it, as rarely as is safe, and does what follows from what it sees.
+
+A payee with unclaimed vouchers looks whether the payer closes (many times within the grace), a payer whether its
+vouchers were claimed, and both at once when they have a reason: a finished order, a word from the other side. Of
+channels with nothing open the chain is asked nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from typing import NoReturn
+
+import structlog
+import trio
+from sqlalchemy.engine import Connection
+
+from golemp2p import limits
+from golemp2p.core.money import Amount
+from golemp2p.core.payment import Side
+from golemp2p.errors import GolemError
+from golemp2p.payment.channels.booking import book
+from golemp2p.payment.channels.parts import Parts
+from golemp2p.payment.channels.payee import Payee
+from golemp2p.payment.channels.payer import Payer
+from golemp2p.payment.outbox import post
+from golemp2p.storage import channels as repo
+from golemp2p.storage import payment as ledger_repo
+from golemp2p.storage import payment_settlement as settlement_repo
+from golemp2p.storage.channels import Channel, ChannelStatus
+from golemp2p.storage.payment_settlement import OrderState
+from golemp2p.wire.p2p import channels as wire
+
+log = structlog.get_logger(__name__)
+
+_OPEN = (ChannelStatus.LIVE, ChannelStatus.RETIRED)
+_ENDED = (OrderState.FINAL, OrderState.FAILED)
+
+
+class Watcher:
+    def __init__(self, parts: Parts, payer: Payer, payee: Payee) -> None:
+        self._parts = parts
+        self._payer = payer
+        self._payee = payee
+        self._looked: dict[tuple[str, Side], float] = {}  # when, in the clock of the event loop
+        self._wanted: set[str] = set()  # to be looked at now
+        self._failed: dict[tuple[str, Side], float] = {}  # until when nothing more is ordered for a channel
+        self._pause_s: dict[str, float] = {}  # after a failed look, by platform
+
+    def poke(self, channel_id: str) -> None:
+        """Somebody says that there is something to see."""
+        self._wanted.add(channel_id)
+        self._parts.news.tell()
+
+    async def run(self) -> NoReturn:
+        context = self._parts.context
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hear_orders)
+            while True:
+                news = self._parts.news.next()
+                found = await context.storage.run(partial(repo.find_channels, states=_OPEN))
+                by_platform: dict[str, list[Channel]] = defaultdict(list)
+                for channel in found:
+                    by_platform[channel.platform].append(channel)
+                waits = [float("inf")]
+                async with trio.open_nursery() as group:  # a dead network holds up its own channels only
+                    for platform, some in by_platform.items():
+                        group.start_soon(self._serve, platform, some, waits)
+                with trio.move_on_after(min(waits)):
+                    await news.wait()
+        raise AssertionError("the nursery does not end")  # pragma: no cover
+
+    async def _hear_orders(self) -> NoReturn:
+        """An order of ours that ended is news of its channel."""
+        context = self._parts.context
+        while True:
+            news = context.orders.next()
+            for channel in await context.storage.run(_with_ended_orders):
+                self._wanted.add(channel.id)
+                self._parts.news.tell()
+            await news.wait()
+
+    async def _serve(self, platform: str, channels: list[Channel], waits: list[float]) -> None:
+        """One round; ``waits`` gets how long the next one may wait."""
+        try:
+            now = trio.current_time()
+            due = [c for c in channels if self._next_look(c) <= now]
+            if due:
+                self._wanted -= {c.id for c in due}
+                await self.look(platform, sorted({c.id for c in due}))
+            await self._act(platform)
+            self._pause_s.pop(platform, None)
+        except GolemError as exc:
+            pause_s = self._pause_s.get(platform, limits.CHANNEL_LOOK_RETRY_S)
+            self._pause_s[platform] = min(limits.CHANNEL_LOOK_RETRY_MAX_S, 2 * pause_s)
+            log.warning("channels_not_looked_at", platform=platform, error=str(exc), retry_in_s=pause_s)
+            waits.append(pause_s)
+            return
+        now = trio.current_time()
+        current = await self._parts.context.storage.run(partial(repo.find_channels, platform=platform, states=_OPEN))
+        waits += [max(0.0, self._next_look(c) - now) for c in current]
+        waits += [until - now for until in self._failed.values() if until > now]
+        waits += [self._claim_in(c) for c in current if c.side is Side.PAYEE]
+
+    def _next_look(self, channel: Channel) -> float:
+        """When this channel is to be looked at next (event loop's clock)."""
+        if channel.id in self._wanted:
+            return -float("inf")
+        network = self._parts.context.driver(channel.platform).network
+        busy = channel.cumulative > channel.claimed and channel.deposit > 0
+        if channel.side is Side.PAYEE:
+            every_s = max(network.poll_s, min(limits.CHANNEL_WATCH_S, channel.grace_s / 8))
+        else:
+            busy = busy or channel.state is ChannelStatus.RETIRED
+            every_s = limits.CHANNEL_PAYER_WATCH_S
+        return self._looked.get((channel.id, channel.side), -float("inf")) + every_s if busy else float("inf")
+
+    def _claim_in(self, channel: Channel) -> float:
+        """Seconds until its vouchers are old enough to be claimed."""
+        if not channel.unclaimed or channel.unclaimed_since is None or channel.order is not None:
+            return float("inf")
+        after_s = self._parts.settings.claim_after_s
+        return max(limits.CHANNEL_LOOK_RETRY_S, channel.unclaimed_since + after_s - self._parts.context.clock())
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    async def look(self, platform: str, ids: Sequence[str]) -> list[Channel]:
+        """Both sides of them where we are both. Raises NetworkError, WrongNetworkError, PolicyError."""
+        context, chain = self._parts.context, self._parts.chain(platform)
+        # Before the chain is asked: what an order that ended by now has done is in the answer.
+        before, ended = await context.storage.run(lambda c: _read(c, ids))
+        last = await chain.driver.final_block()
+        states = await chain.states([bytes.fromhex(i[2:]) for i in ids])
+        by_id = dict(zip(ids, states, strict=True))
+        result = []
+        for channel in before:
+            state, events = by_id[channel.id], []
+            if channel.seen_block >= 0 and (state.claimed > channel.claimed):
+                first = channel.seen_block + 1
+                events = await chain.claims(channel.config.id, first=first, last=max(first, last))
+            done = {name for name in (channel.order, channel.fund_order) if name in ended}
+            now = context.clock()
+
+            def store(
+                connection: Connection, channel: Channel = channel, done: set[str | None] = done, now: float = now
+            ) -> Channel:
+                after = book(connection, channel, by_id[channel.id], events, seen_block=last, now=now)  # noqa: B023 - run before the loop goes on
+                forget = {n: None for n in ("order", "fund_order") if getattr(after, n) in done}
+                if forget:
+                    repo.change_channel(connection, after.id, after.side, **forget)
+                if after.side is Side.PAYEE and after.claimed > channel.claimed and events:  # noqa: B023
+                    hint = wire.ClaimedMessage(channel_id=after.id, transaction=events[-1].transaction)  # noqa: B023
+                    post(connection, after.peer, wire.CLAIMED, hint, now=now)
+                found = repo.get_channel(connection, after.id, after.side)
+                assert found is not None, after.id
+                return found
+
+            after = await context.storage.run(store)
+            if any(ended.get(name) is OrderState.FAILED for name in done if name is not None):
+                self._failed[channel.id, channel.side] = trio.current_time() + limits.CHANNEL_ORDER_RETRY_S
+            if state.claimed > after.claimed:
+                self._wanted.add(channel.id)  # claims in blocks since: looked at again
+            self._looked[channel.id, channel.side] = trio.current_time()
+            result.append(after)
+        if any(a.claimed > b.claimed for a, b in zip(result, before, strict=True)):
+            context.events.tell()
+            context.outbox.tell()
+        return [c for c in result if c.id in by_id]
+
+    # --- acting -----------------------------------------------------------------------------------------------------
+
+    async def _act(self, platform: str) -> None:
+        context, now = self._parts.context, trio.current_time()
+        blocked = {key for key, until in self._failed.items() if until > now}
+        channels = await context.storage.run(partial(repo.find_channels, platform=platform, states=_OPEN))
+        free = [c for c in channels if (c.id, c.side) not in blocked]
+        await self._claim(platform, [c for c in free if c.side is Side.PAYEE])
+        for channel in free:
+            if channel.side is not Side.PAYER:
+                continue
+            if channel.state is ChannelStatus.RETIRED:
+                if channel.close_at and channel.order is None:
+                    await self._payer.finalize(self._parts.chain(platform), channel)
+            else:
+                busy = await context.storage.run(lambda c, id=channel.id: _has_open_agreements(c, id))  # type: ignore[misc]  # bound now
+                await self._payer.keep(channel, busy=busy)
+
+    async def _claim(self, platform: str, channels: Sequence[Channel]) -> None:
+        now = self._parts.context.clock()
+
+        def judge(connection: Connection) -> list[tuple[Channel, str]]:
+            judged = [(c, self._payee.why_claim(connection, c, now=now)) for c in channels]
+            return [(channel, why) for channel, why in judged if why]
+
+        wanted = await self._parts.context.storage.run(judge)
+        if wanted:
+            await self._payee.claim(platform, [channel for channel, _ in wanted], wanted[0][1])
+
+
+def _read(connection: Connection, ids: Sequence[str]) -> tuple[list[Channel], dict[str, OrderState]]:
+    """The channels, and which of their orders have ended."""
+    found = [channel for i in ids for channel in repo.find_channels(connection, id=i)]
+    names = {name for c in found for name in (c.order, c.fund_order) if name is not None}
+    orders = {name: settlement_repo.get_order(connection, name) for name in names}
+    return found, {name: o.state for name, o in orders.items() if o is not None and o.state in _ENDED}
+
+
+def _with_ended_orders(connection: Connection) -> list[Channel]:
+    found = [c for c in repo.find_channels(connection, states=_OPEN) if c.order is not None or c.fund_order is not None]
+    _, ended = _read(connection, sorted({c.id for c in found}))
+    return [c for c in found if c.order in ended or c.fund_order in ended]
+
+
+def _has_open_agreements(connection: Connection, channel_id: str) -> bool:
+    """Whether an agreement that it pays for is not invoiced yet."""
+    return any(
+        ledger_repo.get_ledger(connection, agreement, Side.PAYER).invoice is None
+        for agreement in repo.agreements_of(connection, channel_id, Side.PAYER)
+    )
+
+
+def vouched_total(channels: Sequence[Channel]) -> Amount:
+    return Amount(sum(c.cumulative for c in channels))

@@ -1,0 +1,238 @@
+"""Tables of voucher channels: what is known of each, and what of its vouchers belongs to which agreement.
+
+Both sides keep the same tables; a node that buys from itself has a row for each side. A voucher is one update of its
+channel and of the agreement's share: older vouchers are worth nothing once a newer one exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.engine import Connection
+
+from golemp2p.core.ids import Address, AgreementId, PeerId
+from golemp2p.core.money import ZERO, Amount
+from golemp2p.core.payment import Side
+from golemp2p.core.payment.vouchers import CLOSED, ChannelConfig, ChannelState, Share
+from golemp2p.storage.payment import AmountText
+from golemp2p.storage.schema import metadata
+
+channels = sa.Table(
+    "pay_channel",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # "0x" + 64 hex
+    sa.Column("side", sa.Text, primary_key=True),
+    sa.Column("peer", sa.Text, nullable=False),
+    sa.Column("platform", sa.Text, nullable=False),
+    sa.Column("chain_id", sa.Integer, nullable=False),
+    sa.Column("contract", sa.Text, nullable=False),
+    sa.Column("payer", sa.Text, nullable=False),
+    sa.Column("payee", sa.Text, nullable=False),
+    sa.Column("signer", sa.Text, nullable=False),
+    sa.Column("grace_s", sa.Integer, nullable=False),
+    sa.Column("salt", sa.LargeBinary, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    # As the chain finally has it.
+    sa.Column("deposit", AmountText, nullable=False),
+    sa.Column("claimed", AmountText, nullable=False),
+    sa.Column("close_at", AmountText, nullable=False),  # CLOSED does not fit SQLite's integers
+    sa.Column("seen_block", sa.Integer, nullable=False),  # claims up to here are booked
+    # The newest voucher.
+    sa.Column("cumulative", AmountText, nullable=False),
+    sa.Column("signature", sa.LargeBinary),
+    sa.Column("attributed", AmountText, nullable=False),  # what of it belongs to known agreements
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("used_at", sa.Float, nullable=False),
+    sa.Column("unclaimed_since", sa.Float),
+    # Orders under way: at most one to fund (or approve) it, one to claim from it or close it.
+    sa.Column("fund_order", sa.Text),
+    sa.Column("order", sa.Text),
+    sa.Column("orders", sa.Integer, nullable=False),  # ever placed: names the next one
+    sa.Index("ix_pay_channel_peer", "peer", "platform", "side"),
+    sa.Index("ix_pay_channel_state", "state"),
+)
+shares = sa.Table(
+    "pay_channel_share",
+    metadata,
+    sa.Column("channel_id", sa.Text, primary_key=True),
+    sa.Column("side", sa.Text, primary_key=True),
+    sa.Column("agreement_id", sa.Text, primary_key=True, index=True),
+    sa.Column("number", sa.Integer, nullable=False),  # the order in which claims are booked
+    sa.Column("amount", AmountText, nullable=False),
+    sa.Column("credited", AmountText, nullable=False),
+)
+
+
+class ChannelStatus(StrEnum):
+    """LIVE: vouchers are made and taken; RETIRED: it is being closed; DONE: it is closed on the chain."""
+
+    LIVE = "live"
+    RETIRED = "retired"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Channel:
+    id: str
+    side: Side
+    peer: PeerId
+    platform: str
+    chain_id: int
+    contract: Address
+    payer: Address
+    payee: Address
+    signer: Address
+    grace_s: int
+    salt: bytes
+    created_at: float
+    state: ChannelStatus = ChannelStatus.LIVE
+    deposit: Amount = ZERO
+    claimed: Amount = ZERO
+    close_at: int = 0
+    seen_block: int = -1  # -1: never looked at
+    cumulative: Amount = ZERO
+    signature: bytes | None = None
+    attributed: Amount = ZERO
+    used_at: float = 0.0
+    unclaimed_since: float | None = None
+    fund_order: str | None = None
+    order: str | None = None
+    orders: int = 0
+
+    @property
+    def config(self) -> ChannelConfig:
+        return ChannelConfig(self.payer, self.payee, self.signer, self.grace_s, self.salt)
+
+    @property
+    def on_chain(self) -> ChannelState:
+        return ChannelState(self.deposit, self.claimed, self.close_at)
+
+    @property
+    def unclaimed(self) -> Amount:
+        """Vouched for, locked, and not claimed yet."""
+        if self.close_at == CLOSED:
+            return ZERO
+        return Amount(max(0, min(self.cumulative, self.deposit) - self.claimed))
+
+
+def put_channel(connection: Connection, channel: Channel) -> None:
+    """Insert or replace."""
+    row = {c.name: getattr(channel, c.name) for c in channels.columns}
+    connection.execute(insert(channels).values(row).on_conflict_do_update(index_elements=["id", "side"], set_=row))
+
+
+def change_channel(connection: Connection, channel_id: str, side: Side, **values: object) -> None:
+    where = sa.and_(channels.c.id == channel_id, channels.c.side == side)
+    connection.execute(sa.update(channels).where(where).values(**values))
+
+
+def get_channel(connection: Connection, channel_id: str, side: Side) -> Channel | None:
+    found = find_channels(connection, id=channel_id, side=side)
+    return found[0] if found else None
+
+
+def find_channels(
+    connection: Connection,
+    *,
+    id: str | None = None,  # noqa: A002 - the column
+    side: Side | None = None,
+    peer: PeerId | None = None,
+    platform: str | None = None,
+    states: Sequence[ChannelStatus] = (),
+) -> list[Channel]:
+    """Oldest first."""
+    c = channels.c
+    query = sa.select(channels).order_by(c.created_at, c.id)
+    for column, value in ((c.id, id), (c.side, side), (c.peer, peer), (c.platform, platform)):
+        if value is not None:
+            query = query.where(column == value)
+    if states:
+        query = query.where(c.state.in_(states))
+    return [
+        Channel(
+            **{
+                **row._mapping,
+                "side": Side(row.side),
+                "state": ChannelStatus(row.state),
+                "close_at": int(row.close_at),
+            }
+        )
+        for row in connection.execute(query)
+    ]
+
+
+# --- vouchers: the busiest statements of the node, so they are prepared text ---------------------------------------
+
+_GET_VOUCHED = sa.text(
+    "SELECT amount FROM pay_channel_share WHERE channel_id = :channel AND side = :side AND agreement_id = :agreement"
+)
+_PUT_SHARE = sa.text(
+    "INSERT INTO pay_channel_share (channel_id, side, agreement_id, number, amount, credited)"
+    " VALUES (:channel, :side, :agreement,"
+    " (SELECT COUNT(*) FROM pay_channel_share WHERE channel_id = :channel AND side = :side), :amount, '0')"
+    " ON CONFLICT (channel_id, side, agreement_id) DO UPDATE SET amount = :amount"
+)
+_PUT_VOUCHER = sa.text(
+    "UPDATE pay_channel SET cumulative = :cumulative, signature = :signature, attributed = :attributed,"
+    " used_at = :now, unclaimed_since = COALESCE(unclaimed_since, :now) WHERE id = :channel AND side = :side"
+)
+
+
+def vouched(connection: Connection, channel_id: str, side: Side, agreement_id: str) -> Amount:
+    """What of the channel's vouchers belongs to this agreement."""
+    row = {"channel": channel_id, "side": side.value, "agreement": agreement_id}
+    found = connection.execute(_GET_VOUCHED, row).scalar()
+    return Amount(int(found or 0))
+
+
+def put_voucher(
+    connection: Connection,
+    channel: Channel,
+    *,
+    cumulative: Amount,
+    signature: bytes | None,
+    attributed: Amount,
+    agreement_id: str,
+    amount: Amount,
+    now: float,
+) -> None:
+    """The newest voucher of ``channel``; ``amount``: of it all that belongs to this agreement."""
+    key = {"channel": channel.id, "side": channel.side.value}
+    connection.execute(
+        _PUT_VOUCHER,
+        {**key, "cumulative": str(cumulative), "signature": signature, "attributed": str(attributed), "now": now},
+    )
+    connection.execute(_PUT_SHARE, {**key, "agreement": agreement_id, "amount": str(amount)})
+
+
+def open_shares(connection: Connection, channel_id: str, side: Side) -> list[Share]:
+    """Those that are not paid in full yet, in the order in which claims are booked."""
+    c = shares.c
+    query = (
+        sa.select(shares).where(c.channel_id == channel_id, c.side == side, c.amount != c.credited).order_by(c.number)
+    )
+    return [Share(r.agreement_id, r.amount, r.credited) for r in connection.execute(query)]
+
+
+def put_credit(connection: Connection, channel_id: str, side: Side, share: Share) -> None:
+    c = shares.c
+    where = sa.and_(c.channel_id == channel_id, c.side == side, c.agreement_id == share.agreement_id)
+    connection.execute(sa.update(shares).where(where).values(credited=share.credited))
+
+
+def channels_of(connection: Connection, agreement_id: AgreementId, side: Side) -> list[Channel]:
+    """Those that have vouched for this agreement: one, unless the first was closed meanwhile."""
+    c = shares.c
+    ids = connection.execute(sa.select(c.channel_id).where(c.agreement_id == agreement_id, c.side == side)).scalars()
+    found = [get_channel(connection, channel_id, side) for channel_id in ids]
+    return [channel for channel in found if channel is not None]
+
+
+def agreements_of(connection: Connection, channel_id: str, side: Side) -> list[AgreementId]:
+    c = shares.c
+    query = sa.select(c.agreement_id).where(c.channel_id == channel_id, c.side == side).order_by(c.number)
+    return [AgreementId(a) for a in connection.execute(query).scalars()]
