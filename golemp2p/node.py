@@ -37,6 +37,7 @@ from golemp2p.api import payment as payment_api
 from golemp2p.api import remote as remote_api
 from golemp2p.api import scans as scans_api
 from golemp2p.api import unsupported as unsupported_api
+from golemp2p.api import wallet as wallet_api
 from golemp2p.api.app import make_app
 from golemp2p.api.auth import AppKey, AppKeys
 from golemp2p.api.presence import Presence
@@ -309,6 +310,7 @@ async def _run_services(
             gsb_api.make_router(services),
             remote_api.make_router(content, data, find_peer),
             payment_api.make_router(payment),
+            wallet_api.make_router(payment),
             net_api.make_router(vpn.requestor),
             images_api.make_router(registry, rest_url),
             unsupported_api.make_router(),

@@ -309,8 +309,13 @@ def _add_payments(router: APIRouter, service: PaymentService) -> None:
         )
 
     @router.get("/balances", response_model=list[rest.Balance])
-    async def balances(_: Me) -> JSONResponse:
-        """golemp2p's own: what the account holds on each platform."""
+    async def balances(
+        _: Me,
+        timeout: Annotated[
+            float, Query(ge=0, le=limits.ALLOCATION_CHECK_TIMEOUT_S)
+        ] = limits.ALLOCATION_CHECK_TIMEOUT_S,
+    ) -> JSONResponse:
+        """golemp2p's own: what the account holds on each platform; ``timeout``: how long a chain may take to say so."""
         return JSONResponse(
             [
                 rest.Balance(
@@ -320,7 +325,7 @@ def _add_payments(router: APIRouter, service: PaymentService) -> None:
                     gas=None if b.gas_wei is None else format_amount(b.gas_wei),
                     problem=b.problem or None,
                 ).to_json()
-                for b in await service.balances()
+                for b in await service.balances(timeout_s=timeout)
             ]
         )
 

@@ -14,16 +14,18 @@ from golemp2p.client.net import NetApi
 from golemp2p.client.node import NodeApi
 from golemp2p.client.payment import PaymentApi
 from golemp2p.client.session import MAX_CONNECTIONS, Session
+from golemp2p.client.wallet import WalletApi
 
 
 class NodeClient:
-    """``market``, ``activity``, ``payment``, ``files``, ``net`` and ``node``: one object for each part of the API."""
+    """One object for each part of the API: market, activity, payment, wallet (the owner's), files, net, node."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.market = MarketApi(session)
         self.activity = ActivityApi(session)
         self.payment = PaymentApi(session)
+        self.wallet = WalletApi(session)
         self.files = FilesApi(session)
         self.net = NetApi(session)
         self.node = NodeApi(session)

@@ -24,8 +24,10 @@ class PaymentApi:
         found = await self._session.request("GET", f"{_PREFIX}/requestorAccounts")
         return [rest.Account.model_validate(account) for account in found]
 
-    async def balances(self) -> list[rest.Balance]:
-        return [rest.Balance.model_validate(b) for b in await self._session.request("GET", f"{_PREFIX}/balances")]
+    async def balances(self, *, timeout_s: float | None = None) -> list[rest.Balance]:
+        """A chain that takes longer than ``timeout_s`` is shown with what it told last, and why."""
+        found = await self._session.request("GET", f"{_PREFIX}/balances", params={"timeout": timeout_s})
+        return [rest.Balance.model_validate(b) for b in found]
 
     async def status(self) -> list[rest.PlatformStatus]:
         found = await self._session.request("GET", f"{_PREFIX}/status")

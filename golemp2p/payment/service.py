@@ -28,12 +28,12 @@ from golemp2p.payment.documents import Documents
 from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.messages import document_of, notice_of, parse
 from golemp2p.payment.outbox import Outbox
+from golemp2p.payment.overdue import Overdue, overdue_problem
 from golemp2p.payment.ports import Agreements, Clock, Context, KnowsActivity, PaymentSettings, Rpc
 from golemp2p.payment.purse import Purse
-from golemp2p.payment.overdue import Overdue, overdue_problem
 from golemp2p.payment.settlement import Checkpoint, PlatformStatus, SettlementEngine
-from golemp2p.storage import journal
 from golemp2p.payment.wallet import Wallet
+from golemp2p.storage import journal
 from golemp2p.storage import payment as repo
 from golemp2p.storage import payment_notices as notices
 from golemp2p.storage.engine import Storage
@@ -151,7 +151,7 @@ class PaymentService:
         return [Account(n.platform, address, n.driver, n.name, n.symbol) for n in networks]
 
     async def balances(self, *, timeout_s: float = limits.ALLOCATION_CHECK_TIMEOUT_S) -> list[Balance]:
-        """All platforms at once; one that does not answer in time says so, with what it told last, and holds up none."""
+        """All platforms at once. One that does not answer in time is shown as it was, and why; it holds up none."""
         result: dict[str, Balance] = {}
 
         async def ask(account: Account) -> None:
@@ -163,8 +163,9 @@ class PaymentService:
                 self._balances[account.platform] = tokens, gas
                 result[account.platform] = Balance(account, tokens, gas, "")
             except (GolemError, trio.TooSlowError) as exc:
-                known = self._balances.get(account.platform, (None, None))
-                result[account.platform] = Balance(account, *known, str(exc) or "no answer in time")
+                tokens_then, gas_then = self._balances.get(account.platform, (None, None))
+                problem = str(exc) or "no answer in time"
+                result[account.platform] = Balance(account, tokens_then, gas_then, problem)
 
         accounts = self.accounts()
         async with trio.open_nursery() as nursery:

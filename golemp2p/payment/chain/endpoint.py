@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,20 +16,10 @@ from golemp2p.errors import DeadlineError, NetworkError
 from golemp2p.payment.chain.errors import EndpointBusyError, EndpointError, RpcAnswerError
 from golemp2p.payment.chain.parse import Block, parse_block, quantity
 from golemp2p.payment.chain.transport import Question, Transport, load, loaded
+from golemp2p.payment.endpoints import EndpointStatus
 
 log = structlog.get_logger(__name__)
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class EndpointStatus:
-    """For people. ``problem`` is "" when all is well; ``head`` and ``latency_ms`` are 0 before the first answer."""
-
-    host: str
-    healthy: bool
-    problem: str
-    latency_ms: float
-    head: int
 
 
 class Endpoint:

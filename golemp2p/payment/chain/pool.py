@@ -18,10 +18,11 @@ import trio
 
 from golemp2p import limits
 from golemp2p.errors import DeadlineError, NetworkError
-from golemp2p.payment.chain.endpoint import Endpoint, EndpointStatus
+from golemp2p.payment.chain.endpoint import Endpoint
 from golemp2p.payment.chain.errors import DisagreementError, EndpointError, RpcAnswerError
 from golemp2p.payment.chain.parse import Block
 from golemp2p.payment.chain.transport import Question
+from golemp2p.payment.endpoints import EndpointStatus
 from golemp2p.payment.networks import PaymentNetwork
 
 log = structlog.get_logger(__name__)

@@ -16,7 +16,6 @@ from golemp2p.core.payment import Fees, Market, MinedTransfers
 from golemp2p.errors import NetworkError
 from golemp2p.identity.keys import Signer
 from golemp2p.payment.chain.contact import Contact, code_sha256, revert_reason
-from golemp2p.payment.chain.endpoint import EndpointStatus
 from golemp2p.payment.chain.errors import EndpointError, RpcAnswerError
 from golemp2p.payment.chain.finality import Finality
 from golemp2p.payment.chain.parse import MinedReceipt, leg_of, octets, parse_receipt, quantity
@@ -33,6 +32,7 @@ from golemp2p.payment.drivers.base import (
     SignedTransaction,
 )
 from golemp2p.payment.drivers.transactions import Transaction, allowance_call, balance_call, transfer_call
+from golemp2p.payment.endpoints import EndpointStatus
 from golemp2p.payment.networks import PaymentNetwork
 
 T = TypeVar("T")
