@@ -435,6 +435,11 @@ MAX_AUDIT_LINE_BYTES: Final = 8 * MIB  # an agreement has at most 0.5 MiB, a not
 MAX_AUDIT_ENTRIES: Final = 10_000_000  # in one file; a busy provider writes about 3,000 a day
 MAX_AUDIT_FINDINGS: Final = 1_000  # listed; the rest is counted
 
+# --- payment: many messages in one call -------------------------------------------------------------------------------
+MAX_BATCH_MESSAGES: Final = 64  # a note takes 0.5 ms, of one commit; all of them far less than PAYMENT_RPC_TIMEOUT_S
+OUTBOX_BATCH_BYTES: Final = 512 * 1024  # of messages; a frame of the RPC has 2 MiB. One alone may be larger
+MAX_ERROR_CHARS: Final = 2_000  # of a refusal that travels inside an answer
+
 # --- access to chains -------------------------------------------------------------------------------------------------
 MAX_CHAIN_ANSWER_BYTES: Final = 32 * MIB  # 1,000 blocks full of one token's transfers have about 10 MB
 MAX_CHAIN_LOGS: Final = 100_000  # events in one answer

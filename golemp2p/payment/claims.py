@@ -26,6 +26,7 @@ from golemp2p.errors import (
 )
 from golemp2p.payment import books, journaling
 from golemp2p.payment.drivers.base import ChainDriver
+from golemp2p.payment.incoming import Step
 from golemp2p.payment.ports import Context
 from golemp2p.storage import payment as ledger_repo
 from golemp2p.storage import payment_notices as repo
@@ -39,9 +40,9 @@ class Claims:
         self._context = context
         self._looks: dict[str, int] = {}  # of each open notice, by id
 
-    async def receive(self, peer: PeerId, notice: PaymentNotice, signature: bytes) -> None:
-        """Store a notice for checking. Idempotent by its id. Raises PolicyError, RemoteProtocolError, NotFoundError,
-        and RemoteError "busy" while too many of the peer's are open."""
+    def receive(self, peer: PeerId, notice: PaymentNotice, signature: bytes) -> Step:
+        """Store a notice for checking. Idempotent by its id. Raises, here or in the job, PolicyError,
+        RemoteProtocolError, NotFoundError, and RemoteError "busy" while too many of the peer's are open."""
         context = self._context
         if recover_address(notice.digest(context.domain), signature) != address_of(peer):
             raise RemoteProtocolError("the payment notice's signature is not its sender's")
@@ -70,8 +71,7 @@ class Claims:
             repo.insert_payment(connection, stored)
             journaling.notice(connection, Side.PAYEE, notice, signature, now=stored.stored_at)
 
-        await context.storage.run(store)
-        context.claims.tell()
+        return Step(store, context.claims.tell)
 
     async def run(self) -> NoReturn:
         """Looks at the chain while a notice is unconfirmed, ever more rarely; asks it nothing otherwise."""

@@ -29,6 +29,7 @@ from golemp2p.core.peer import address_of, recover_address
 from golemp2p.errors import ConflictError, PolicyError, RemoteError, RemoteProtocolError, UsageError
 from golemp2p.net.ratelimit import RateLimit
 from golemp2p.payment import books, journaling
+from golemp2p.payment.incoming import Step
 from golemp2p.payment.messages import document_message
 from golemp2p.payment.outbox import post
 from golemp2p.payment.ports import Context
@@ -80,7 +81,7 @@ class Vouchers(Protocol):
         ...
 
     def tell(self) -> None:
-        """An acceptance came in."""
+        """An acceptance was made, or came in."""
         ...
 
 
@@ -234,9 +235,9 @@ class Documents:
 
     # --- the payer ------------------------------------------------------------------------------------------------
 
-    async def receive(self, peer: PeerId, document: Document, signature: bytes) -> None:
-        """From the provider's node. Raises what it is answered: RemoteProtocolError, PolicyError, ConflictError, and
-        RemoteError "busy" for debit notes that come too fast."""
+    async def receive(self, peer: PeerId, document: Document, signature: bytes) -> Step:
+        """From the provider's node. Raises what it is answered, now or in the job: RemoteProtocolError, PolicyError,
+        ConflictError, and RemoteError "busy" for debit notes that come too fast."""
         context = self._context
         agreement = await context.agreements.agreement(document.agreement_id)
         noun = document.kind.noun
@@ -271,8 +272,7 @@ class Documents:
             journaling.document(connection, agreement, stored, context.domain)
             repo.add_event(connection, stored, "Received", now=stored.stored_at)
 
-        await context.storage.run(store)
-        context.events.tell()
+        return Step(store, context.events.tell)
 
     def _check_flood(self, connection: Connection, note: Document) -> None:
         if repo.count_notes(connection, note.agreement_id, Side.PAYER) >= limits.MAX_DEBIT_NOTES:
@@ -327,6 +327,7 @@ class Documents:
             context.events.tell()
             context.outbox.tell()
             context.debts.tell()
+            self._vouchers.tell()
 
     async def reject(self, kind: DocumentKind, document_id: str, *, code: str, message: str) -> None:
         """Tell the provider why it is not paid. Rejected before: nothing."""
@@ -345,10 +346,10 @@ class Documents:
 
     # --- the payee hears ------------------------------------------------------------------------------------------
 
-    async def hear_acceptance(
+    def hear_acceptance(
         self, peer: PeerId, kind: DocumentKind, document_id: str, *, accepted_at_ms: int, signature: bytes
-    ) -> None:
-        """From the requestor's node. Raises NotFoundError, PolicyError, RemoteProtocolError: its answer."""
+    ) -> Step:
+        """From the requestor's node. Its job raises NotFoundError, PolicyError, RemoteProtocolError: its answer."""
         context = self._context
         now = context.clock()
 
@@ -361,13 +362,13 @@ class Documents:
             if books.note_acceptance(connection, stored, accepted_at_ms=accepted_at_ms, signature=signature, now=now):
                 journaling.acceptance(connection, Side.PAYEE, acceptance, signature, context.domain, now=now)
 
-        await context.storage.run(store)
-        context.events.tell()
-        self._vouchers.tell()
+        def tell() -> None:
+            context.events.tell()
+            self._vouchers.tell()
 
-    async def hear_rejection(
-        self, peer: PeerId, kind: DocumentKind, document_id: str, *, code: str, message: str
-    ) -> None:
+        return Step(store, tell)
+
+    def hear_rejection(self, peer: PeerId, kind: DocumentKind, document_id: str, *, code: str, message: str) -> Step:
         """From the requestor's node."""
         now = self._context.clock()
 
@@ -376,8 +377,7 @@ class Documents:
             _must_be_from(peer, stored)
             _note_rejection(connection, stored, code, message, now=now)
 
-        await self._context.storage.run(store)
-        self._context.events.tell()
+        return Step(store, self._context.events.tell)
 
 
 def _same_claim(one: Document, other: Document) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, NoReturn
 
@@ -12,17 +13,39 @@ from sqlalchemy.engine import Connection
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
-from golemp2p.errors import GolemError, LocalProtocolError, PolicyError, RemoteError, RemoteProtocolError, UsageError
+from golemp2p.errors import (
+    ConflictError,
+    GolemError,
+    GoneError,
+    LocalProtocolError,
+    NotFoundError,
+    PolicyError,
+    RemoteError,
+    RemoteProtocolError,
+    UsageError,
+)
+from golemp2p.payment.messages import parse
 from golemp2p.payment.ports import Context, Rpc
 from golemp2p.storage import payment as repo
 from golemp2p.storage.payment import OutboxMessage
-from golemp2p.wire.p2p.payment import PROTOCOL, Message
+from golemp2p.wire.p2p.payment import BATCH, PROTOCOL, BatchAnswer, Message
 
 log = structlog.get_logger(__name__)
 
 
-# Families that the RPC does not bring back as themselves; a peer's state machine says the second.
-_REFUSALS: Final = frozenset({RemoteProtocolError.code, LocalProtocolError.code})
+# Of families that the RPC does not bring back as themselves, and of all that a batch's answer names by their codes.
+_REFUSALS: Final = frozenset(
+    family.code
+    for family in (
+        RemoteProtocolError,
+        LocalProtocolError,
+        UsageError,
+        NotFoundError,
+        GoneError,
+        ConflictError,
+        PolicyError,
+    )
+)
 
 
 def post(connection: Connection, peer: PeerId, method: str, message: Message, *, now: float) -> None:
@@ -71,48 +94,83 @@ class Outbox:
     async def _deliver(self, peer: PeerId) -> None:
         """The oldest messages to one peer, in order; stops at the first that cannot be delivered.
 
-        What was acknowledged is struck off in groups: after a crash some is sent again, which is harmless.
+        Many go in one call, and what was acknowledged is struck off together: after a crash some is sent again, which
+        is harmless.
         """
         storage = self._context.storage
         try:
-            queue = await storage.run(partial(repo.waiting_messages, peer=peer, limit=limits.OUTBOX_GROUP))
-            sent: list[int] = []
-            for message in queue:
-                async with self._limiter:  # for each message anew: a slow peer takes its turn like the others
-                    go_on = await self._send(message, sent)
-                if not go_on:
-                    break
-            await storage.run(partial(repo.remove_messages, seqs=sent))
+            group = await storage.run(lambda c: repo.waiting_messages(c, peer, limit=limits.OUTBOX_GROUP))
+            while group:
+                group = _fitting(group)
+                async with self._limiter:  # for each call anew: a slow peer takes its turn like the others
+                    sent, problem = await self._send(peer, group)
+                group = await storage.run(partial(self._note, peer=peer, group=group, sent=sent, problem=problem))
         finally:
             self._busy.discard(peer)
             self._context.outbox.tell()
 
-    async def _send(self, message: OutboxMessage, sent: list[int]) -> bool:
-        """Whether to go on with the next one."""
-        context = self._context
+    async def _send(self, peer: PeerId, group: Sequence[OutboxMessage]) -> tuple[int, GolemError | None]:
+        """How many the peer has taken, and why not the one after them."""
+        bodies = [msgpack.unpackb(message.body) for message in group]
+        method, body = group[0].method, bodies[0]
+        if len(group) > 1:
+            method, body = BATCH, {"messages": [[m.method, b] for m, b in zip(group, bodies, strict=True)]}
         try:
-            body = msgpack.unpackb(message.body)
-            await self._rpc.call(message.peer, PROTOCOL, message.method, body, timeout_s=limits.PAYMENT_RPC_TIMEOUT_S)
+            answer = await self._rpc.call(peer, PROTOCOL, method, body, timeout_s=limits.PAYMENT_RPC_TIMEOUT_S)
+            return (1, None) if len(group) == 1 else _judge(answer, len(group))
         except GolemError as exc:
-            refused = _is_refusal(exc)
+            return 0, exc
+
+    def _note(
+        self,
+        connection: Connection,
+        *,
+        peer: PeerId,
+        group: Sequence[OutboxMessage],
+        sent: int,
+        problem: GolemError | None,
+    ) -> list[OutboxMessage]:
+        """What is to be sent next; nothing after a problem, but what follows a message that was given up."""
+        repo.remove_messages(connection, [message.seq for message in group[:sent]])
+        if problem is not None:
+            message, refused = group[sent], _is_refusal(problem)
             pause_s = min(limits.OUTBOX_RETRY_MAX_S, limits.OUTBOX_RETRY_S * 2 ** min(message.attempts, 20))
             # A peer that refuses may still be starting; one that always does will not change its mind.
             dead = refused and message.refusals + 1 >= limits.OUTBOX_MAX_REFUSALS
-            next_at, error = context.clock() + pause_s, str(exc)
+            next_at, error = self._context.clock() + pause_s, str(problem)
             log.info(
                 "payment_message_not_delivered",
-                peer=message.peer,
+                peer=peer,
                 method=message.method,
                 attempt=message.attempts + 1,
                 retry_in_s=None if dead else pause_s,
                 error=error,
             )
-            await context.storage.run(
-                lambda c: repo.postpone_message(c, message, next_at=next_at, error=error, refused=refused, dead=dead)
-            )
-            return dead
-        sent.append(message.seq)
-        return True
+            repo.postpone_message(connection, message, next_at=next_at, error=error, refused=refused, dead=dead)
+            if not dead:
+                return []
+        return repo.waiting_messages(connection, peer, limit=limits.OUTBOX_GROUP)
+
+
+def _fitting(group: Sequence[OutboxMessage]) -> list[OutboxMessage]:
+    """As many from the beginning as one call carries, and at least one."""
+    size, count = 0, 0
+    for message in group[: limits.MAX_BATCH_MESSAGES]:
+        size += len(message.body)
+        if count and size > limits.OUTBOX_BATCH_BYTES:
+            break
+        count += 1
+    return list(group[:count])
+
+
+def _judge(answer: object, count: int) -> tuple[int, GolemError | None]:
+    """Of a batch of ``count``. Raises RemoteProtocolError."""
+    found = parse(BatchAnswer, answer if isinstance(answer, Mapping) else {})
+    if found.done > count or (found.done == count) is not (found.code == ""):
+        raise RemoteProtocolError(f"the peer did {found.done} of {count} messages and says {found.code!r}")
+    if not found.code:
+        return count, None
+    return found.done, RemoteError(found.message, code=found.code, hint=found.hint)
 
 
 def _is_refusal(error: GolemError) -> bool:

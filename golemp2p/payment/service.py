@@ -26,6 +26,7 @@ from golemp2p.payment.channels.service import Channels
 from golemp2p.payment.claims import Claims
 from golemp2p.payment.documents import Documents
 from golemp2p.payment.drivers.base import ChainDriver
+from golemp2p.payment.incoming import Incoming, Prepare, Step
 from golemp2p.payment.messages import document_of, notice_of, parse
 from golemp2p.payment.outbox import Outbox
 from golemp2p.payment.overdue import Overdue, overdue_problem
@@ -107,17 +108,14 @@ class PaymentService:
         self._claims = Claims(self._context)
         self._answers = Answers(self._context, self.documents)
         self._outbox = Outbox(self._context, rpc)
-        rpc.serve(
-            wire.PROTOCOL,
-            {
-                wire.SEND_DEBIT_NOTE: self._on_debit_note,
-                wire.SEND_INVOICE: self._on_invoice,
-                wire.ACCEPTANCE: self._on_acceptance,
-                wire.REJECTION: self._on_rejection,
-                wire.PAYMENT_NOTICE: self._on_notice,
-                **self.channels.handlers(),
-            },
-        )
+        prepared: dict[str, Prepare] = {
+            wire.SEND_DEBIT_NOTE: self._on_debit_note,
+            wire.SEND_INVOICE: self._on_invoice,
+            wire.ACCEPTANCE: self._on_acceptance,
+            wire.REJECTION: self._on_rejection,
+            wire.PAYMENT_NOTICE: self._on_notice,
+        }
+        rpc.serve(wire.PROTOCOL, Incoming(self._context, prepared, self.channels.handlers()).handlers())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled. What a killed process left undone is taken up first."""
@@ -150,8 +148,13 @@ class PaymentService:
         networks = [driver.network for driver in self._context.drivers.values()]
         return [Account(n.platform, address, n.driver, n.name, n.symbol) for n in networks]
 
-    async def balances(self, *, timeout_s: float = limits.ALLOCATION_CHECK_TIMEOUT_S) -> list[Balance]:
-        """All platforms at once. One that does not answer in time is shown as it was, and why; it holds up none."""
+    async def balances(
+        self, *, timeout_s: float = limits.ALLOCATION_CHECK_TIMEOUT_S, network: str | None = None
+    ) -> list[Balance]:
+        """All platforms at once. One that does not answer in time is shown as it was, and why; it holds up none.
+
+        ``network``: only this one, by its own or its platform's name.
+        """
         result: dict[str, Balance] = {}
 
         async def ask(account: Account) -> None:
@@ -167,7 +170,7 @@ class PaymentService:
                 problem = str(exc) or "no answer in time"
                 result[account.platform] = Balance(account, tokens_then, gas_then, problem)
 
-        accounts = self.accounts()
+        accounts = [a for a in self.accounts() if network in (None, a.network, a.platform)]
         async with trio.open_nursery() as nursery:
             for account in accounts:
                 nursery.start_soon(ask, account)
@@ -262,38 +265,33 @@ class PaymentService:
 
     # --- other nodes ----------------------------------------------------------------------------------------------
 
-    async def _on_debit_note(self, peer: PeerId, body: Mapping[str, object]) -> object:
+    async def _on_debit_note(self, peer: PeerId, body: Mapping[str, object]) -> Step:
         message = parse(wire.DebitNoteMessage, body)
-        await self.documents.receive(peer, document_of(message), message.signature)
-        return {}
+        return await self.documents.receive(peer, document_of(message), message.signature)
 
-    async def _on_invoice(self, peer: PeerId, body: Mapping[str, object]) -> object:
+    async def _on_invoice(self, peer: PeerId, body: Mapping[str, object]) -> Step:
         message = parse(wire.InvoiceMessage, body)
-        await self.documents.receive(peer, document_of(message), message.signature)
-        return {}
+        return await self.documents.receive(peer, document_of(message), message.signature)
 
-    async def _on_acceptance(self, peer: PeerId, body: Mapping[str, object]) -> object:
+    async def _on_acceptance(self, peer: PeerId, body: Mapping[str, object]) -> Step:
         message = parse(wire.AcceptanceMessage, body)
-        await self.documents.hear_acceptance(
+        return self.documents.hear_acceptance(
             peer,
             DocumentKind(message.kind),
             message.document_id,
             accepted_at_ms=message.accepted_at,
             signature=message.signature,
         )
-        return {}
 
-    async def _on_rejection(self, peer: PeerId, body: Mapping[str, object]) -> object:
+    async def _on_rejection(self, peer: PeerId, body: Mapping[str, object]) -> Step:
         message = parse(wire.RejectionMessage, body)
-        await self.documents.hear_rejection(
+        return self.documents.hear_rejection(
             peer, DocumentKind(message.kind), message.document_id, code=message.code, message=message.message
         )
-        return {}
 
-    async def _on_notice(self, peer: PeerId, body: Mapping[str, object]) -> object:
+    async def _on_notice(self, peer: PeerId, body: Mapping[str, object]) -> Step:
         message = parse(wire.PaymentNoticeMessage, body)
-        await self._claims.receive(peer, notice_of(message), message.signature)
-        return {}
+        return self._claims.receive(peer, notice_of(message), message.signature)
 
 
 def _is_of_session(connection: Connection, payment: StoredPayment, session_id: str) -> bool:

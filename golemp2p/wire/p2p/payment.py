@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,7 @@ SEND_INVOICE: Final = "invoice.send"
 ACCEPTANCE: Final = "acceptance"
 REJECTION: Final = "rejection"
 PAYMENT_NOTICE: Final = "payment.notice"
+BATCH: Final = "batch"
 
 Id = Annotated[str, Field(min_length=1, max_length=limits.MAX_ID_CHARS)]
 Address = Annotated[str, Field(pattern=r"^0x[0-9a-f]{40}$")]
@@ -82,3 +83,21 @@ class PaymentNoticeMessage(Message):
     document_ids: Annotated[list[Id], Field(max_length=limits.MAX_NOTICE_SHARES)]
     paid_at: Milliseconds
     signature: Signature
+
+
+class BatchMessage(Message):
+    """Several messages in one call: done in this order, up to the first that is refused."""
+
+    messages: Annotated[
+        list[tuple[Annotated[str, Field(max_length=limits.MAX_ID_CHARS)], dict[str, Any]]],
+        Field(min_length=1, max_length=limits.MAX_BATCH_MESSAGES),
+    ]
+
+
+class BatchAnswer(Message):
+    """``done``: how many; the one after them was refused with ``code``. Without a code all are done."""
+
+    done: Annotated[int, Field(ge=0, le=limits.MAX_BATCH_MESSAGES, strict=True)]
+    code: Annotated[str, Field(max_length=limits.MAX_ID_CHARS)] = ""
+    message: Annotated[str, Field(max_length=limits.MAX_ERROR_CHARS)] = ""
+    hint: Annotated[str, Field(max_length=limits.MAX_ERROR_CHARS)] = ""

@@ -47,7 +47,7 @@ async def test_slow_and_dead_peers_with_thousands_of_messages_hold_up_nobody(aut
         for number in range(20):
             peer = PeerId(f"slow-{number}")
             wires[peer] = FakeRpc(peer, wires)
-            wires[peer].serve(wire.PROTOCOL, {wire.REJECTION: slow})
+            wires[peer].serve(wire.PROTOCOL, {wire.REJECTION: slow, wire.BATCH: slow})
             await stuff(world, peer, 100)
             await stuff(world, PeerId(f"dead-{number}"), 100)
         await trio.sleep(5)
