@@ -195,8 +195,10 @@ def load_settings(path: Path, overrides: dict[str, dict[str, Any]] | None = None
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(map(str, first["loc"]))
+        # A payment network's URL may hold a key.
+        got = "" if where.startswith("payment.networks") else f" (got {first.get('input')!r:.80})"
         raise UsageError(
-            f"setting {where}: {first['msg']} (got {first.get('input')!r:.80})",
+            f"setting {where}: {first['msg']}{got}",
             hint=f"look at {path} and at GOLEMP2P_{where.upper().replace('.', '__')}",
         ) from exc
     return settings

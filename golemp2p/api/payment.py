@@ -30,6 +30,8 @@ from golemp2p.wire.rest import payment as rest
 _KINDS: Final = (("gas", "InsufficientGas"), ("fee", "TxStuck"), ("chain id", "InvalidChainId"), ("sign", "CantSign"))
 MaxItems = Annotated[int | None, Query(ge=1, alias="maxItems")]
 MaxEvents = Annotated[int, Query(ge=1, alias="maxEvents")]
+_CHAIN_TIMEOUT_S: Final = limits.ALLOCATION_CHECK_TIMEOUT_S
+ChainTimeout = Annotated[float, Query(ge=0, le=_CHAIN_TIMEOUT_S)]
 After = Annotated[Moment | None, Query(alias="afterTimestamp")]
 
 
@@ -309,12 +311,7 @@ def _add_payments(router: APIRouter, service: PaymentService) -> None:
         )
 
     @router.get("/balances", response_model=list[rest.Balance])
-    async def balances(
-        _: Me,
-        timeout: Annotated[
-            float, Query(ge=0, le=limits.ALLOCATION_CHECK_TIMEOUT_S)
-        ] = limits.ALLOCATION_CHECK_TIMEOUT_S,
-    ) -> JSONResponse:
+    async def balances(_: Me, timeout: ChainTimeout = _CHAIN_TIMEOUT_S, network: str | None = None) -> JSONResponse:
         """golemp2p's own: what the account holds on each platform; ``timeout``: how long a chain may take to say so."""
         return JSONResponse(
             [
@@ -325,7 +322,7 @@ def _add_payments(router: APIRouter, service: PaymentService) -> None:
                     gas=None if b.gas_wei is None else format_amount(b.gas_wei),
                     problem=b.problem or None,
                 ).to_json()
-                for b in await service.balances(timeout_s=timeout)
+                for b in await service.balances(timeout_s=timeout, network=network)
             ]
         )
 

@@ -24,9 +24,10 @@ class PaymentApi:
         found = await self._session.request("GET", f"{_PREFIX}/requestorAccounts")
         return [rest.Account.model_validate(account) for account in found]
 
-    async def balances(self, *, timeout_s: float | None = None) -> list[rest.Balance]:
+    async def balances(self, *, timeout_s: float | None = None, network: str | None = None) -> list[rest.Balance]:
         """A chain that takes longer than ``timeout_s`` is shown with what it told last, and why."""
-        found = await self._session.request("GET", f"{_PREFIX}/balances", params={"timeout": timeout_s})
+        params = {"timeout": timeout_s, "network": network}
+        found = await self._session.request("GET", f"{_PREFIX}/balances", params=params)
         return [rest.Balance.model_validate(b) for b in found]
 
     async def status(self) -> list[rest.PlatformStatus]:

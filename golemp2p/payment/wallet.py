@@ -98,7 +98,7 @@ class Wallet:
         if amount <= 0:
             raise UsageError("the amount is not more than zero")
         return Order(
-            key=f"send {key}",
+            key=f"send-{key}",
             platform=platform,
             to=network.token,
             data=transfer_call(recipient, amount),
@@ -120,7 +120,7 @@ class Wallet:
         else:
             data = mint_call(self._context.purse.address, amount or MINTED)
             what = f"mint {format_amount(amount or MINTED)} {network.symbol}"
-        return Order(f"mint {key}", platform, network.mint, data, Amount(0), what, {"kind": "mint"})
+        return Order(f"mint-{key}", platform, network.mint, data, Amount(0), what, {"kind": "mint"})
 
     async def preview(self, order: Order) -> Planned:
         """What would be sent for it. Raises what stands in the way, NetworkError."""
