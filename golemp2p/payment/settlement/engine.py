@@ -191,14 +191,17 @@ class SettlementEngine:
         """Once at a time; again when an earlier one is used up or failed."""
         now = self._context.clock()
 
-        def place(connection: Connection) -> None:
+        def place(connection: Connection) -> bool:
             earlier = [
                 o for o in repo.find_orders(connection, platform=wanted.platform) if o.key.startswith(wanted.key)
             ]
-            if not any(o.state in (OrderState.WAITING, OrderState.SENT) for o in earlier):
-                repo.place_order(connection, replace(wanted, key=f"{wanted.key} {len(earlier)}"), now=now)
+            if any(o.state in (OrderState.WAITING, OrderState.SENT) for o in earlier):
+                return False
+            repo.place_order(connection, replace(wanted, key=f"{wanted.key} {len(earlier)}"), now=now)
+            return True
 
-        await self._context.storage.run(place)
+        if await self._context.storage.run(place):
+            self._context.debts.tell()
 
     # --- what others see and ask ----------------------------------------------------------------------------------
 

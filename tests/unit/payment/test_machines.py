@@ -44,6 +44,6 @@ def test_a_slot_lets_go_only_when_reverted_or_when_its_nonce_is_lost() -> None:
     assert ways_out == {SlotEvent.REVERT, SlotEvent.LOSE_NONCE}
 
 
-def test_nothing_is_sent_before_it_is_signed() -> None:
+def test_nothing_is_mined_before_it_is_sent() -> None:
     with pytest.raises(ImpossibleEventError):
-        SLOT.next(SlotState.PLANNED, SlotEvent.SEND)
+        SLOT.next(SlotState.SIGNED, SlotEvent.MINE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 
@@ -18,11 +20,12 @@ from tests.unit.payment.test_service import INVOICE, accept, allocate, bill, rea
 from tests.unit.payment.world import DOMAIN, World, glm, make_agreement, open_world
 
 
-async def billed_by(world: World, provider: NodeKey, amount: str) -> DocumentId:
-    """An invoice of another provider, at the requestor."""
+async def billed_by(world: World, provider: NodeKey, amount: str, *, due_at_ms: int = 2) -> DocumentId:
+    """An invoice of another provider, at the requestor; it is long due unless a date is given."""
     agreement: Agreement = make_agreement(world.requestor.key, provider, f"of-{provider.address}")
     world.requestor.agreements.known[agreement.id] = agreement
     invoice = invoice_of(world, agreement_id=agreement.id, payee=provider.address, amount=glm(amount))
+    invoice = replace(invoice, due_at_ms=due_at_ms)
     message = document_message(invoice, provider.sign(invoice.digest(DOMAIN)))
     handler = world.requestor.rpc.handlers[f"{wire.PROTOCOL} {wire.SEND_INVOICE}"]
     await handler(provider.peer_id, message.model_dump())
@@ -49,7 +52,7 @@ async def test_a_transfer_that_would_revert_is_not_sent_and_others_are_paid(auto
         await reaches(world.provider, INVOICE, honest, DocumentState.SETTLED)
         await trio.sleep(3_600)
         assert await slot_states(world) == [SlotState.FINAL], "no nonce and no gas for the refused one"
-        assert f"payments to {bad.address} wait: refused recipient" in await problem(world)
+        assert f"payments to {bad.address} wait: execution reverted: refused recipient" in await problem(world)
         world.chain.refused.clear()
         await reaches(world.requestor, INVOICE, refused, DocumentState.SETTLED)
         assert await problem(world) == ""

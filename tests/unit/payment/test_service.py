@@ -10,10 +10,13 @@ import trio.testing
 
 from golemp2p.core.agreement import AgreementState
 from golemp2p.core.ids import ActivityId, AgreementId, AllocationId, DocumentId
-from golemp2p.core.payment import DocumentKind, DocumentState, Side
+from golemp2p.core.payment import DocumentKind, DocumentState, Fees, Side
 from golemp2p.errors import ConflictError, GoneError, NotFoundError, UsageError
 from golemp2p.payment import PaymentSettings
+from golemp2p.payment.drivers.base import Call
 from golemp2p.payment.drivers.fake import FakeChain
+from golemp2p.payment.drivers.transactions import TRANSFER_GAS, transfer_call
+from golemp2p.payment.networks import GWEI
 from golemp2p.payment.service import EVENT_TYPES
 from golemp2p.storage import payment_settlement as settlement_repo
 from golemp2p.storage.payment import outbox
@@ -463,10 +466,10 @@ async def test_a_foreign_transaction_on_our_nonce_is_noticed_and_the_debt_paid_b
         allocation = await allocate(world)
         invoice = await bill(world, "2")
         driver, key = world.requestor.driver, world.requestor.key
-        foreign = driver.sign_transfer(key, 0, key.address, glm("1"), await driver.fees())
+        call = Call(NETWORK.token, transfer_call(key.address, glm("1")), TRANSFER_GAS)
+        foreign = driver.sign(key, 0, call, Fees(10 * GWEI, 3 * GWEI))
         await accept(world, INVOICE, invoice, "2", allocation)
         await trio.sleep(5)
-        chain._pool.clear()
         await driver.broadcast(foreign.raw)
         chain.mine(2)
         await trio.sleep(100)
