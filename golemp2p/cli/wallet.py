@@ -105,13 +105,13 @@ def add_network(config: Path, network: str, urls: list[str], token: str | None) 
     except ValueError as exc:  # pydantic's
         raise UsageError(f"network {network}: {first_message(exc)}") from exc
     text = config.read_text() if config.exists() else "version = 1\n"
-    text = f"{text.rstrip()}\n\n{tomli_w.dumps({'payment': {'networks': [entry]}}).replace('[payment]', '').strip()}\n"
+    text = f"{text.rstrip()}\n\n[[payment.networks]]\n{tomli_w.dumps(entry)}"
     try:
         PaymentSection.model_validate(tomllib.loads(text).get("payment", {}))
     except ValueError as exc:
         raise UsageError(
             f"{config} cannot take an entry at its end: {first_message(exc)}",
-            hint=f"add the network by hand: {entry}",
+            hint=f"add {network} by hand to the networks that are there",
         ) from exc
     part = config.with_name(config.name + ".part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
