@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from golemp2p import limits
 from golemp2p.core.manifest import check_whitelist
+from golemp2p.core.money import parse_amount
 from golemp2p.errors import UsageError
 from golemp2p.networks import NetworkEntry, merge
 
@@ -61,6 +62,20 @@ def _different_names(entries: list[NetworkEntry]) -> list[NetworkEntry]:
     return entries
 
 
+def _amount(text: str) -> str:
+    parse_amount(text)
+    return text
+
+
+class CapsSection(Section):
+    """What the node may sign away, in the token (GLM), on each platform by itself; "" is any sum. Checked where money
+    is signed: payouts, vouchers and one's own transfers. A day is the last 24 hours.
+    """
+
+    per_day: Annotated[str, AfterValidator(lambda text: text and _amount(text))] = ""
+    per_agreement: Annotated[str, AfterValidator(lambda text: text and _amount(text))] = ""
+
+
 class PaymentSection(Section):
     """``networks``: names that are built in (golemp2p/networks), with or without changes, or complete ones.
 
@@ -69,6 +84,7 @@ class PaymentSection(Section):
 
     networks: Annotated[list[NetworkEntry], AfterValidator(_different_names)] = []
     auto_accept_after_s: Annotated[float, Field(ge=0)] = limits.AUTO_ACCEPT_AFTER_S
+    caps: CapsSection = CapsSection()
 
 
 class OutboundSection(Section):

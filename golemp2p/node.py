@@ -47,6 +47,7 @@ from golemp2p.core.agreement import Agreement, AgreementState
 from golemp2p.core.eip712 import Domain
 from golemp2p.core.ids import ActivityId, Address, AgreementId, PeerId
 from golemp2p.core.manifest import OutboundRule, check_whitelist
+from golemp2p.core.money import parse_amount
 from golemp2p.core.peer import address_of
 from golemp2p.errors import NotFoundError, PolicyError, UsageError
 from golemp2p.gsb.files import ServedFiles
@@ -64,6 +65,7 @@ from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.drivers.erc20 import Erc20Driver
 from golemp2p.payment.networks import PaymentNetwork, of_profile
 from golemp2p.payment.ports import PaymentSettings
+from golemp2p.payment.purse import Caps
 from golemp2p.payment.service import PaymentService
 from golemp2p.runtimes.registry import make_runtimes
 from golemp2p.storage import Storage, open_storage
@@ -132,6 +134,14 @@ def _peer_finder(network: Network, market: MarketService) -> Callable[[Address],
 def payment_networks(settings: Settings) -> list[PaymentNetwork]:
     """Raises UsageError, e.g. for an environment variable that should hold a URL and is not set."""
     return [of_profile(merge(entry), os.environ) for entry in settings.payment.networks]
+
+
+def spending_caps(settings: Settings) -> Caps:
+    caps = settings.payment.caps
+    return Caps(
+        per_day=parse_amount(caps.per_day) if caps.per_day else None,
+        per_agreement=parse_amount(caps.per_agreement) if caps.per_agreement else None,
+    )
 
 
 def domain_of(settings: Settings) -> Domain:
@@ -279,7 +289,9 @@ async def _run_services(
         domain=domain,
         drivers=drivers,
         clock=time.time,
-        settings=PaymentSettings(auto_accept_after_s=settings.payment.auto_accept_after_s or None),
+        settings=PaymentSettings(
+            auto_accept_after_s=settings.payment.auto_accept_after_s or None, caps=spending_caps(settings)
+        ),
         knows_activity=_activity_check(activity),
     )
     network.add_peer_listener(payment.on_peer)
