@@ -55,6 +55,14 @@ class Evm:
         self.evm.commit()
         return bytes(answer)
 
+    def peek(self, sender: Address | None, to: Address, data: bytes) -> bytes:
+        """What a transaction would answer; the caller undoes it. Raises Reverted."""
+        self.evm.reset_transient_storage()
+        try:
+            return bytes(self.evm.message_call(sender or OWNER, to, calldata=data))
+        except RuntimeError as exc:
+            raise Reverted(_reason(exc, self.evm)) from exc
+
     def logs(self) -> Sequence[pyrevm.Log]:
         """Of the last transaction."""
         return self.evm.result.logs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 import trio
@@ -49,6 +49,13 @@ class ChannelNotFundedError(PolicyError):
     code = "channel_not_funded"
 
 
+@dataclass
+class _Reason:
+    """Why it has not come to its end yet, for who loses patience."""
+
+    text: str = ""
+
+
 class Payer:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -70,15 +77,16 @@ class Payer:
                 hint="set payment.mode to batch, or choose another provider",
             )
         platform, _, payee = terms_of(agreement)
-        timeout_s = self._parts.settings.open_timeout_s
+        timeout_s, why = self._parts.settings.open_timeout_s, _Reason()
         with trio.move_on_after(timeout_s):
             async with self._locks[agreement.provider, platform]:
                 channel = await self._channel(agreement.provider, platform, payee)
                 await self._announce(channel)
-                await self._fund(channel.id, platform, _exposure(agreement))
+                await self._fund(channel.id, platform, _exposure(agreement), why)
             return
         raise DeadlineError(
-            f"the payment channel to {agreement.provider} was not funded within {timeout_s:g} s",
+            f"the payment channel to {agreement.provider} was not funded within {timeout_s:g} s"
+            + (f": {why.text}" if why.text else ""),
             hint="the money is on its way: see golemp2p payment channels list, and try again",
         )
 
@@ -136,7 +144,7 @@ class Payer:
         body = message.model_dump()
         await self._parts.rpc.call(channel.peer, PROTOCOL, wire.ANNOUNCE, body, timeout_s=limits.PAYMENT_RPC_TIMEOUT_S)
 
-    async def _fund(self, channel_id: str, platform: str, exposure: Amount) -> None:
+    async def _fund(self, channel_id: str, platform: str, exposure: Amount, why: _Reason) -> None:
         """Until the chain finally has enough free deposit for ``exposure``. Raises ChannelNotFundedError."""
         context = self._parts.context
         while True:
@@ -149,6 +157,7 @@ class Payer:
             if channel.deposit - max(channel.claimed, channel.cumulative) >= max(exposure, 1):
                 return
             order = await self.top_up(channel, self._deposit(exposure))
+            why.text = order.problem
             if order.state is OrderState.FAILED:
                 raise ChannelNotFundedError(
                     f"the payment channel to {channel.peer} could not be funded: {order.problem}",

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NoReturn
 
+from sqlalchemy.engine import Connection
+
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.ids import Address, AgreementId, PeerId
 from golemp2p.core.money import MAX_AMOUNT, Amount
@@ -21,6 +23,7 @@ from golemp2p.payment.messages import parse
 from golemp2p.payment.ports import Context, Handler, Rpc
 from golemp2p.storage import channels as repo
 from golemp2p.storage.channels import Channel, ChannelStatus
+from golemp2p.storage.payment import Parties
 from golemp2p.wire.p2p import channels as wire
 
 
@@ -40,8 +43,12 @@ class Channels:
         """Until cancelled."""
         await self._watcher.run()
 
+    def vouch(self, connection: Connection, parties: Parties, amount: Amount, *, now: float) -> bool:
+        """When a document is accepted: see :meth:`Payer.vouch`."""
+        return self.payer.vouch(connection, parties, amount, now=now)
+
     def tell(self) -> None:
-        """A document was accepted: there may be something to claim."""
+        """A document was accepted: there may be something to claim, or to top up."""
         self._parts.news.tell()
 
     async def prepare(self, agreement: Agreement) -> None:

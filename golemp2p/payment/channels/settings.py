@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from golemp2p import limits
 from golemp2p.core.money import Amount
+
+_CLAIM_THRESHOLD: Final = Amount(limits.CHANNEL_CLAIM_THRESHOLD)
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,6 @@ class ChannelSettings:
     open_timeout_s: float = limits.CHANNEL_OPEN_TIMEOUT_S
     idle_close_s: float = limits.CHANNEL_IDLE_CLOSE_S
     min_grace_s: int = limits.CHANNEL_MIN_GRACE_S
-    claim_threshold: Amount = Amount(limits.CHANNEL_CLAIM_THRESHOLD)
+    claim_threshold: Amount = _CLAIM_THRESHOLD
     claim_after_s: float = limits.CHANNEL_CLAIM_AFTER_S
     claim_on_invoice: bool = False

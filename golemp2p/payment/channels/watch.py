@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn
 
@@ -17,9 +18,10 @@ import trio
 from sqlalchemy.engine import Connection
 
 from golemp2p import limits
-from golemp2p.core.money import Amount
 from golemp2p.core.payment import Side
+from golemp2p.core.payment.vouchers import ChannelState
 from golemp2p.errors import GolemError
+from golemp2p.payment.channels.abi import ClaimedEvent
 from golemp2p.payment.channels.booking import book
 from golemp2p.payment.channels.parts import Parts
 from golemp2p.payment.channels.payee import Payee
@@ -43,7 +45,7 @@ class Watcher:
         self._parts = parts
         self._payer = payer
         self._payee = payee
-        self._looked: dict[tuple[str, Side], float] = {}  # when, in the clock of the event loop
+        self._due: dict[tuple[str, Side], float] = {}  # when to look next, in the clock of the event loop
         self._wanted: set[str] = set()  # to be looked at now
         self._failed: dict[tuple[str, Side], float] = {}  # until when nothing more is ordered for a channel
         self._pause_s: dict[str, float] = {}  # after a failed look, by platform
@@ -101,20 +103,21 @@ class Watcher:
         current = await self._parts.context.storage.run(partial(repo.find_channels, platform=platform, states=_OPEN))
         waits += [max(0.0, self._next_look(c) - now) for c in current]
         waits += [until - now for until in self._failed.values() if until > now]
-        waits += [self._claim_in(c) for c in current if c.side is Side.PAYEE]
+        waits += [self._claim_in(c) if c.side is Side.PAYEE else self._idle_in(c) for c in current]
 
     def _next_look(self, channel: Channel) -> float:
         """When this channel is to be looked at next (event loop's clock)."""
         if channel.id in self._wanted:
             return -float("inf")
-        network = self._parts.context.driver(channel.platform).network
         busy = channel.cumulative > channel.claimed and channel.deposit > 0
-        if channel.side is Side.PAYEE:
-            every_s = max(network.poll_s, min(limits.CHANNEL_WATCH_S, channel.grace_s / 8))
-        else:
-            busy = busy or channel.state is ChannelStatus.RETIRED
-            every_s = limits.CHANNEL_PAYER_WATCH_S
-        return self._looked.get((channel.id, channel.side), -float("inf")) + every_s if busy else float("inf")
+        busy = busy or (channel.side is Side.PAYER and channel.state is ChannelStatus.RETIRED)
+        return self._due.get((channel.id, channel.side), -float("inf")) if busy else float("inf")
+
+    def _every_s(self, channel: Channel) -> float:
+        if channel.side is Side.PAYER:
+            return limits.CHANNEL_PAYER_WATCH_S
+        poll_s = self._parts.context.driver(channel.platform).network.poll_s
+        return max(poll_s, min(limits.CHANNEL_WATCH_S, channel.grace_s / 8))
 
     def _claim_in(self, channel: Channel) -> float:
         """Seconds until its vouchers are old enough to be claimed."""
@@ -122,6 +125,13 @@ class Watcher:
             return float("inf")
         after_s = self._parts.settings.claim_after_s
         return max(limits.CHANNEL_LOOK_RETRY_S, channel.unclaimed_since + after_s - self._parts.context.clock())
+
+    def _idle_in(self, channel: Channel) -> float:
+        """Seconds until an unused channel is closed; not sooner than it would be asked again."""
+        if channel.state is not ChannelStatus.LIVE:
+            return float("inf")
+        idle_at = channel.used_at + self._parts.settings.idle_close_s
+        return max(limits.CHANNEL_PAYER_WATCH_S, idle_at - self._parts.context.clock())
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -135,33 +145,19 @@ class Watcher:
         by_id = dict(zip(ids, states, strict=True))
         result = []
         for channel in before:
-            state, events = by_id[channel.id], []
+            state = by_id[channel.id]
+            events: list[ClaimedEvent] = []
             if channel.seen_block >= 0 and (state.claimed > channel.claimed):
                 first = channel.seen_block + 1
                 events = await chain.claims(channel.config.id, first=first, last=max(first, last))
-            done = {name for name in (channel.order, channel.fund_order) if name in ended}
-            now = context.clock()
-
-            def store(
-                connection: Connection, channel: Channel = channel, done: set[str | None] = done, now: float = now
-            ) -> Channel:
-                after = book(connection, channel, by_id[channel.id], events, seen_block=last, now=now)  # noqa: B023 - run before the loop goes on
-                forget = {n: None for n in ("order", "fund_order") if getattr(after, n) in done}
-                if forget:
-                    repo.change_channel(connection, after.id, after.side, **forget)
-                if after.side is Side.PAYEE and after.claimed > channel.claimed and events:  # noqa: B023
-                    hint = wire.ClaimedMessage(channel_id=after.id, transaction=events[-1].transaction)  # noqa: B023
-                    post(connection, after.peer, wire.CLAIMED, hint, now=now)
-                found = repo.get_channel(connection, after.id, after.side)
-                assert found is not None, after.id
-                return found
-
-            after = await context.storage.run(store)
-            if any(ended.get(name) is OrderState.FAILED for name in done if name is not None):
+            done = {name for name in (channel.order, channel.fund_order) if name is not None and name in ended}
+            found = _Found(channel, state, events, last, done, context.clock())
+            after = await context.storage.run(partial(_book, found=found))
+            if any(ended[name] is OrderState.FAILED for name in done):
                 self._failed[channel.id, channel.side] = trio.current_time() + limits.CHANNEL_ORDER_RETRY_S
-            if state.claimed > after.claimed:
-                self._wanted.add(channel.id)  # claims in blocks since: looked at again
-            self._looked[channel.id, channel.side] = trio.current_time()
+            # Claims in blocks since the last final one are looked at as soon as that one is another.
+            every_s = chain.driver.network.poll_s if state.claimed > after.claimed else self._every_s(after)
+            self._due[channel.id, channel.side] = trio.current_time() + every_s
             result.append(after)
         if any(a.claimed > b.claimed for a, b in zip(result, before, strict=True)):
             context.events.tell()
@@ -183,7 +179,7 @@ class Watcher:
                 if channel.close_at and channel.order is None:
                     await self._payer.finalize(self._parts.chain(platform), channel)
             else:
-                busy = await context.storage.run(lambda c, id=channel.id: _has_open_agreements(c, id))  # type: ignore[misc]  # bound now
+                busy = await context.storage.run(partial(_has_open_agreements, channel_id=channel.id))
                 await self._payer.keep(channel, busy=busy)
 
     async def _claim(self, platform: str, channels: Sequence[Channel]) -> None:
@@ -196,6 +192,31 @@ class Watcher:
         wanted = await self._parts.context.storage.run(judge)
         if wanted:
             await self._payee.claim(platform, [channel for channel, _ in wanted], wanted[0][1])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """By one look at the chain. ``ended``: orders of the channel that had ended before it."""
+
+    channel: Channel
+    state: ChannelState
+    events: Sequence[ClaimedEvent]
+    seen_block: int
+    ended: set[str]
+    now: float
+
+
+def _book(connection: Connection, found: _Found) -> Channel:
+    """And tell the payer, who would not look so soon."""
+    after = book(connection, found.channel, found.state, found.events, seen_block=found.seen_block, now=found.now)
+    forget = {name: None for name in ("order", "fund_order") if getattr(after, name) in found.ended}
+    if forget:
+        repo.change_channel(connection, after.id, after.side, **forget)
+        after = replace(after, **forget)  # type: ignore[arg-type]  # None is allowed in both
+    if after.side is Side.PAYEE and found.events and after.claimed > found.channel.claimed:
+        hint = wire.ClaimedMessage(channel_id=after.id, transaction=found.events[-1].transaction)
+        post(connection, after.peer, wire.CLAIMED, hint, now=found.now)
+    return after
 
 
 def _read(connection: Connection, ids: Sequence[str]) -> tuple[list[Channel], dict[str, OrderState]]:
@@ -218,7 +239,3 @@ def _has_open_agreements(connection: Connection, channel_id: str) -> bool:
         ledger_repo.get_ledger(connection, agreement, Side.PAYER).invoice is None
         for agreement in repo.agreements_of(connection, channel_id, Side.PAYER)
     )
-
-
-def vouched_total(channels: Sequence[Channel]) -> Amount:
-    return Amount(sum(c.cumulative for c in channels))

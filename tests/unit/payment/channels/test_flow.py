@@ -1,0 +1,275 @@
+"""Mode channel from the first agreement to the last token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import trio
+import trio.testing
+
+from golemp2p.core.payment import DocumentState, Side
+from golemp2p.core.payment.vouchers import CLOSED
+from golemp2p.errors import UsageError
+from golemp2p.payment.channels import abi
+from golemp2p.storage import payment_settlement as settlement_repo
+from golemp2p.storage.channels import ChannelStatus
+from tests.unit.payment.channels.world import GRACE_S, INVOICE, NOTE, SETTINGS, World, open_channels, until
+from tests.unit.payment.world import PLATFORM, glm
+
+Virtual = trio.testing.MockClock  # time that runs by itself: an hour takes a moment
+
+
+async def test_an_agreement_is_confirmed_over_a_funded_channel_only(autojump_clock: Virtual) -> None:
+    async with open_channels() as world:
+        await world.approved()
+        channel = await world.requestor.channel(Side.PAYER)
+        assert (channel.deposit, channel.state) == (glm("10"), ChannelStatus.LIVE)
+        assert world.tokens(world.requestor) == glm("90")
+        again = await world.approved("ag2")  # one channel serves all agreements of the pair
+        assert again.id == "ag2"
+        assert await world.requestor.channel(Side.PAYER) == replace(
+            channel, seen_block=(await world.requestor.channel(Side.PAYER)).seen_block
+        )
+
+
+async def test_vouchers_take_the_place_of_debts_and_one_claim_settles_both_books(autojump_clock: Virtual) -> None:
+    async with open_channels() as world:
+        agreement = await world.approved()
+        note = await world.bill(agreement.id, "1")
+        await world.vouched("1")
+        assert (await world.provider.service.channels.cover(agreement.id)).secured == glm("1")
+        assert await world.state(world.requestor, NOTE, note) is DocumentState.ACCEPTED
+        invoice = await world.bill(agreement.id, "6", kind=INVOICE)  # above the threshold: claimed
+        await world.settled(INVOICE, invoice)
+        await world.settled(NOTE, note)
+        assert world.tokens(world.provider) == glm("6")
+        debts = await world.requestor.storage.run(lambda c: settlement_repo.unplanned_obligations(c, PLATFORM))
+        assert debts == []
+        paid = [p for node in (world.requestor, world.provider) for p in await node.service.payments()]
+        assert [p.notice.amount for p in paid] == [glm("6"), glm("6")]
+        assert paid[0].notice.id == paid[1].notice.id
+        assert paid[0].notice.transaction in world.chain.receipts
+
+
+async def test_one_channel_serves_two_agreements_and_claims_pay_the_older_first(autojump_clock: Virtual) -> None:
+    async with open_channels(provider=replace(SETTINGS, claim_threshold=glm("1000"))) as world:
+        first, second = await world.approved("one"), await world.approved("two")
+        bills = [await world.bill(first.id, "1", kind=INVOICE), await world.bill(second.id, "2", kind=INVOICE)]
+        await world.vouched("3")
+        covers = [await world.provider.service.channels.cover(a.id) for a in (first, second)]
+        assert [c.vouched for c in covers] == [glm("1"), glm("2")]
+        channel = await world.provider.channel(Side.PAYEE)
+        await world.provider.service.channels.claim(channel.id)
+        for bill in bills:
+            await world.settled(INVOICE, bill)
+        assert world.tokens(world.provider) == glm("3")
+        shares = (await world.provider.service.payments())[0].notice.shares
+        assert shares == (("one", glm("1")), ("two", glm("2")))
+
+
+async def test_a_nearly_used_channel_is_topped_up(autojump_clock: Virtual) -> None:
+    async with open_channels(provider=replace(SETTINGS, claim_threshold=glm("1000"))) as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "8.5")
+
+        async def topped_up() -> bool:
+            return (await world.requestor.channel(Side.PAYER)).deposit == glm("20")
+
+        await until(topped_up)
+        assert world.tokens(world.requestor) == glm("80")
+
+
+async def test_what_exceeds_the_deposit_is_not_secured(autojump_clock: Virtual) -> None:
+    async with open_channels(provider=replace(SETTINGS, claim_threshold=glm("1000"))) as world:
+        agreement = await world.approved()
+        world.requestor.service.channels.look_soon("nothing")
+        world.chain.down = True  # no top-up
+        await world.bill(agreement.id, "12")
+        await world.vouched("12")
+        cover = await world.provider.service.channels.cover(agreement.id)
+        assert (cover.vouched, cover.secured) == (glm("12"), glm("10"))
+
+
+async def test_a_provider_that_never_returns_costs_the_payer_nothing_but_time(autojump_clock: Virtual) -> None:
+    async with open_channels() as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "1")
+        await world.vouched("1")
+        world.provider.stop()
+        channel = await world.requestor.channel(Side.PAYER)
+        await world.requestor.service.channels.close(channel.id)
+        await until(lambda: _closing(world))
+        assert world.tokens(world.requestor) == glm("90")
+        world.chain.evm.warp(GRACE_S)
+
+        async def closed() -> bool:
+            return (await world.requestor.channel(Side.PAYER)).state is ChannelStatus.DONE
+
+        await until(closed)
+        assert world.tokens(world.requestor) == glm("100")
+
+
+async def _closing(world: World) -> bool:
+    return (await world.requestor.channel(Side.PAYER)).close_at not in (0, CLOSED)
+
+
+async def test_an_attempt_to_close_is_answered_by_a_claim(autojump_clock: Virtual) -> None:
+    async with open_channels(provider=replace(SETTINGS, claim_threshold=glm("1000"))) as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "2")
+        await world.vouched("2")
+        channel = await world.requestor.channel(Side.PAYER)
+        await world.requestor.service.channels.close(channel.id)
+
+        async def claimed() -> bool:
+            return world.tokens(world.provider) == glm("2")
+
+        await until(claimed, timeout_s=GRACE_S / 2)
+        mine = world.provider.agreements.known[agreement.id]
+        reason = await world.provider.service.channels.refusal(mine, timeout_s=1)
+        assert "no channel that is open" in reason
+
+
+async def test_a_provider_that_was_away_claims_before_the_grace_is_over(autojump_clock: Virtual) -> None:
+    async with open_channels() as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "2")
+        await world.vouched("2")
+        world.provider.stop()
+        channel = await world.requestor.channel(Side.PAYER)
+        await world.requestor.service.channels.close(channel.id)
+        await until(lambda: _closing(world))
+        await world.provider.start(world.nursery)
+
+        async def claimed() -> bool:
+            return world.tokens(world.provider) == glm("2")
+
+        await until(claimed, timeout_s=60)
+
+
+async def test_a_requestor_that_never_returns_loses_the_provider_nothing_that_was_vouched(
+    autojump_clock: Virtual,
+) -> None:
+    async with open_channels(provider=replace(SETTINGS, claim_after_s=600.0)) as world:
+        agreement = await world.approved()
+        note = await world.bill(agreement.id, "2")
+        await world.vouched("2")
+        world.requestor.stop()
+
+        async def settled() -> bool:
+            return await world.state(world.provider, NOTE, note) is DocumentState.SETTLED
+
+        await until(settled, timeout_s=2 * 600.0)
+        assert world.tokens(world.provider) == glm("2")
+
+
+async def test_an_idle_channel_is_closed_by_itself(autojump_clock: Virtual) -> None:
+    async with open_channels(requestor=replace(SETTINGS, idle_close_s=100.0)) as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "6", kind=INVOICE)
+        await until(lambda: _is(world.tokens(world.provider) == glm("6")))
+        await until(lambda: _closing(world))
+
+
+async def _is(value: bool) -> bool:
+    return value
+
+
+async def test_a_killed_provider_has_every_voucher_that_it_acknowledged(autojump_clock: Virtual) -> None:
+    async with open_channels(provider=replace(SETTINGS, claim_threshold=glm("1000"))) as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "1")
+        await world.vouched("1")
+        world.provider.stop()
+        await world.provider.start(world.nursery)
+        await world.bill(agreement.id, "2")
+        await world.vouched("2")
+        cover = await world.provider.service.channels.cover(agreement.id)
+        assert cover.vouched == glm("2")
+
+
+async def test_a_killed_payer_goes_on_with_the_same_total(autojump_clock: Virtual) -> None:
+    """One writer: what was signed before the crash is what the next voucher adds to."""
+    async with open_channels(provider=replace(SETTINGS, claim_threshold=glm("1000"))) as world:
+        agreement = await world.approved()
+        world.provider.rpc.cut = True  # signed and stored, not delivered
+        documents = world.provider.service.documents
+        world.provider.rpc.cut = False
+        await world.bill(agreement.id, "1")
+        world.requestor.stop()
+        await world.requestor.start(world.nursery)
+        await world.bill(agreement.id, "3")
+        await world.vouched("3")
+        assert (await world.requestor.channel(Side.PAYER)).cumulative == glm("3")
+        assert documents is not None
+
+
+async def test_too_little_money_for_the_deposit_is_said_in_time(autojump_clock: Virtual) -> None:
+    async with open_channels(requestor=replace(SETTINGS, deposit=glm("500"), open_timeout_s=30.0)) as world:
+        agreement = world.agreement()
+        with pytest.raises(Exception, match=r"channel to .* was not funded within 30 s: .*lacks"):
+            await world.requestor.service.channels.prepare(agreement)
+        mine = world.provider.agreements.known[agreement.id]
+        assert "no deposit" in await world.provider.service.channels.refusal(mine, timeout_s=1)
+
+
+async def test_a_provider_without_channels_is_named_before_anything_is_locked(autojump_clock: Virtual) -> None:
+    async with open_channels() as world:
+        agreement = world.agreement()
+        old = replace(agreement, offer={k: v for k, v in agreement.offer.items() if "modes" not in k})
+        with pytest.raises(UsageError, match="does not take payment channels"):
+            await world.requestor.service.channels.prepare(old)
+        assert world.tokens(world.requestor) == glm("100")
+
+
+async def test_a_grace_below_the_providers_minimum_is_refused_before_anything_is_locked(
+    autojump_clock: Virtual,
+) -> None:
+    async with open_channels(provider=replace(SETTINGS, min_grace_s=GRACE_S + 1)) as world:
+        with pytest.raises(Exception, match="time of grace is 3600 s"):
+            await world.requestor.service.channels.prepare(world.agreement())
+        assert world.tokens(world.requestor) == glm("100")
+
+
+async def test_an_agreement_of_mode_batch_needs_no_channel(autojump_clock: Virtual) -> None:
+    async with open_channels() as world:
+        agreement = world.agreement()
+        batch = replace(agreement, demand={k: v for k, v in agreement.demand.items() if "mode" not in k})
+        await world.requestor.service.channels.prepare(batch)
+        assert world.chain.asked.count("broadcast") == 0
+
+
+async def test_a_stranger_cannot_close_or_claim_by_id(autojump_clock: Virtual) -> None:
+    async with open_channels() as world:
+        await world.approved()
+        with pytest.raises(UsageError, match="no channel"):
+            await world.provider.service.channels.close("0x" + "11" * 32)
+        with pytest.raises(UsageError, match="nothing is to be claimed"):
+            channel = await world.provider.channel(Side.PAYEE)
+            await world.provider.service.channels.claim(channel.id)
+
+
+async def test_a_foreign_claim_is_booked_like_ours(autojump_clock: Virtual) -> None:
+    """Anybody may send the voucher to the chain, and the money goes to the payee all the same."""
+    async with open_channels(provider=replace(SETTINGS, claim_threshold=glm("1000"))) as world:
+        agreement = await world.approved()
+        invoice = await world.bill(agreement.id, "2", kind=INVOICE)
+        await world.vouched("2")
+        channel = await world.provider.channel(Side.PAYEE)
+        assert channel.signature is not None
+        item = abi.ClaimItem(channel.config, channel.cumulative, channel.signature)
+        from tests.evm import account
+
+        world.chain.mine(account(77), 0, world.chain.channels, abi.claim_call(item), "0x" + "77" * 32)
+        await world.settled(INVOICE, invoice)
+
+
+async def test_idle_channels_cost_no_call(autojump_clock: Virtual) -> None:
+    async with open_channels() as world:
+        agreement = await world.approved()
+        await world.settled(INVOICE, await world.bill(agreement.id, "6", kind=INVOICE))
+        await trio.sleep(60)
+        world.chain.asked.clear()
+        await trio.sleep(6 * 3600)
+        assert world.chain.asked == []
