@@ -128,6 +128,7 @@ def _document(report: Report) -> dict[str, object]:
                 "documents": account.documents,
                 "billed": format_amount(account.billed),
                 "accepted": format_amount(account.accepted),
+                "vouched": format_amount(account.vouched),
                 "paid": format_amount(account.paid),
                 "open": format_amount(account.open),
             }
@@ -157,11 +158,14 @@ def _show(report: Report) -> None:
             "we pay" if account.side.value == "payer" else "we are paid",
             account.counterpart,
             account.platform,
-            *(format_amount(amount) for amount in (account.billed, account.accepted, account.paid, account.open)),
+            *(
+                format_amount(amount)
+                for amount in (account.billed, account.accepted, account.vouched, account.paid, account.open)
+            ),
         )
         for account in report.accounts
     ]
-    table(("agreement", "side", "with", "platform", "billed", "accepted", "paid", "open"), rows)
+    table(("agreement", "side", "with", "platform", "billed", "accepted", "vouched", "paid", "open"), rows)
     for finding in report.findings:
         where = f"entry {finding.entry}" if finding.entry else "the file"
         about = f", agreement {finding.agreement_id}" if finding.agreement_id else ""

@@ -17,7 +17,9 @@ from golemp2p.core.agreement import Agreement
 from golemp2p.core.eip712 import Domain, Struct, Value, digest
 from golemp2p.core.ids import ActivityId, Address
 from golemp2p.core.money import ZERO, Amount, format_amount, linear_cost
-from golemp2p.core.payment.auditfile import ChainChecker, Header, parse_entry, parse_header
+from golemp2p.core.payment.auditchannels import CLAIM_FIELDS, VOUCHER_FIELDS, ChannelChecker
+from golemp2p.core.payment.auditfile import ChainChecker, parse_entry, parse_header
+from golemp2p.core.payment.auditreport import Account, Finding, Report
 from golemp2p.core.payment.auditterms import SignedAgreement, read_agreement
 from golemp2p.core.payment.documents import (
     ACCEPTANCE_STRUCT,
@@ -30,48 +32,9 @@ from golemp2p.core.payment.journal import Entry, EntryKind, message_of
 from golemp2p.core.payment.ledger import Ledger
 from golemp2p.core.payment.machines import Side
 from golemp2p.core.payment.policy import exceeds
+from golemp2p.core.payment.vouchers import CHANNEL, mode_of
 from golemp2p.core.peer import recover_address
 from golemp2p.errors import GolemError, RemoteProtocolError, UsageError
-
-
-@dataclass(frozen=True)
-class Finding:
-    """``entry``: its number in the journal; 0: about the file, or about an agreement as a whole."""
-
-    entry: int
-    agreement_id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Account:
-    """One agreement from one side, as the documents prove it. ``open``: accepted and not paid."""
-
-    agreement_id: str
-    side: Side
-    counterpart: str  # the other side's address
-    platform: str
-    documents: int
-    billed: Amount  # what the provider claims: its invoice, else its last notes
-    accepted: Amount
-    paid: Amount
-
-    @property
-    def open(self) -> Amount:
-        return Amount(max(0, self.accepted - self.paid))
-
-
-@dataclass(frozen=True)
-class Report:
-    header: Header
-    entries: int
-    accounts: tuple[Account, ...]
-    findings: tuple[Finding, ...]  # the first MAX_AUDIT_FINDINGS
-    findings_total: int
-
-    @property
-    def ok(self) -> bool:
-        return self.findings_total == 0
 
 
 @dataclass
@@ -109,6 +72,9 @@ class _Book:
     notes: dict[ActivityId, list[_Document]] = field(default_factory=dict)  # of each activity, oldest first
     platform: str = ""
     last_payment: int = 0  # its entry
+    vouched: Amount = ZERO
+    claimed: Amount = ZERO  # the part of what is paid that came through channels
+    last_voucher: int = 0  # its entry
 
     def last_note(self, activity: ActivityId) -> _Document | None:
         return next((note for note in reversed(self.notes.get(activity, [])) if not note.dead), None)
@@ -138,6 +104,7 @@ class Auditor:
         self._notices: dict[tuple[str, Side], _Notice] = {}
         self._events: set[tuple[int, str, int]] = set()  # chain, transaction, log index: once ever
         self._chains: dict[str, int] = {}  # of each platform
+        self._channels = ChannelChecker()
         self._checks: Final[Mapping[str, Callable[[Entry, dict[str, Any]], None]]] = {
             EntryKind.AGREEMENT: self._agreement,
             EntryKind.DEBIT_NOTE: self._bill,
@@ -148,6 +115,8 @@ class Auditor:
             EntryKind.PAYMENT_NOTICE: self._notice,
             EntryKind.PAYMENT: self._payment,
             EntryKind.PAYMENT_REFUSED: self._refused,
+            EntryKind.VOUCHER: self._voucher,
+            EntryKind.CLAIM: self._claim,
         }
 
     def add(self, line: str) -> None:
@@ -268,7 +237,8 @@ class Auditor:
         document.dead = False
         document.accepted = True
         if document.is_note:
-            payable = document.message["dueAt"] != 0
+            # Through a channel every note is paid when it is accepted.
+            payable = document.message["dueAt"] != 0 or mode_of(terms.agreement.demand) == CHANNEL
             book.ledger = book.ledger.accept_note(document.activity, document.amount, payable=payable)
             _check_price(terms.agreement, document, [document], f"entry {document.entry}")
         else:
@@ -351,6 +321,24 @@ class Auditor:
         _require(len(tokens) == 1, "the transfers are of several tokens")
         _require(total == notice.message["amount"], "the transfers do not add up to the notice's amount")
 
+    def _voucher(self, entry: Entry, body: dict[str, Any]) -> None:
+        _fields(body, *VOUCHER_FIELDS)
+        book = self._book(entry.agreement_id, body)
+        terms = book.terms
+        _require(mode_of(terms.agreement.demand) == CHANNEL, "the agreement is not paid through a channel")
+        grown = self._channels.voucher(book.side, body, terms.id, terms.payer, terms.payee)
+        book.vouched = Amount(book.vouched + grown)
+        book.last_voucher = entry.seq
+
+    def _claim(self, entry: Entry, body: dict[str, Any]) -> None:
+        _fields(body, *CLAIM_FIELDS)
+        side = _side(body)
+        for agreement_id, amount in self._channels.claim(side, body, self.header.agreement_id).items():
+            book = self._book(agreement_id, body)
+            book.ledger = book.ledger.credit(amount)
+            book.claimed = Amount(book.claimed + amount)
+            book.last_payment = entry.seq
+
     # --- at the end -----------------------------------------------------------------------------------------------
 
     def _close(self, book: _Book) -> None:
@@ -366,6 +354,15 @@ class Auditor:
             paid, accepted = format_amount(book.ledger.paid), format_amount(book.ledger.accepted)
             self._find(book.last_payment, book.terms.id, f"{paid} was paid, of which {accepted} was accepted")
 
+        promised = book.vouched + book.ledger.paid - book.claimed
+        if book.side is Side.PAYER and book.vouched and promised > book.ledger.accepted:
+            vouched, accepted = format_amount(book.vouched), format_amount(book.ledger.accepted)
+            self._find(
+                book.last_voucher or book.last_payment,
+                book.terms.id,
+                f"vouchers of {vouched} and payments are more than was accepted ({accepted})",
+            )
+
     @staticmethod
     def _account(book: _Book) -> Account:
         invoice = book.invoice()
@@ -379,6 +376,7 @@ class Auditor:
             billed=invoice.amount if invoice is not None else Amount(sum(last)),
             accepted=book.ledger.accepted,
             paid=book.ledger.paid,
+            vouched=book.vouched,
         )
 
 

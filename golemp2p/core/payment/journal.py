@@ -49,7 +49,8 @@ class EntryKind(StrEnum):
     PAYMENT_NOTICE = "payment_notice"
     PAYMENT = "payment"  # borne out by the chain, finally
     PAYMENT_REFUSED = "payment_refused"
-    VOUCHER = "voucher"
+    VOUCHER = "voucher"  # made or received
+    CLAIM = "claim"  # of a channel, finally on the chain
 
 
 def canonical(value: object) -> str:

@@ -15,6 +15,7 @@ from golemp2p.core.payment import journal as bodies
 from golemp2p.core.payment.audit import Report, audit
 from golemp2p.core.payment.auditfile import Header, list_hash
 from golemp2p.core.payment.journal import GENESIS, Entry, EntryKind, canonical
+from golemp2p.core.payment.vouchers import MODE, MODES, ChannelConfig, VoucherDomain
 from golemp2p.core.properties import Properties
 from golemp2p.core.records import subscription_id_of
 from golemp2p.identity.keys import NodeKey
@@ -27,6 +28,8 @@ COEFFS = [0.001, 0.002, 0.5]  # per second, per CPU second, start
 AGREEMENT = AgreementId("ab" * 32)
 ACTIVITY = ActivityId("cd" * 16)
 OTHER_ACTIVITY = ActivityId("ef" * 16)
+HOT_KEY = NodeKey(bytes([3]) * 32)  # of the payer, for vouchers alone
+VOUCHERS = VoucherDomain(31337, Address("0x" + "c0" * 20))
 TRANSACTION = "0x" + "5e" * 32
 
 
@@ -46,6 +49,7 @@ def make_signed_agreement(
     domain: Domain = DOMAIN,
     platform: str = PLATFORM,
     began_ms: int = START_MS,
+    mode: str = "batch",
 ) -> Agreement:
     """As the requestor's node sees it, with ids, content and signatures as the market makes them."""
     address = f"golem.com.payment.platform.{platform}.address"
@@ -56,6 +60,9 @@ def make_signed_agreement(
         "golem.com.pricing.model.linear.coeffs": list(COEFFS),
         "golem.inf.cpu.threads": 2,
     }
+    if mode != "batch":
+        demand[MODE] = mode
+        offer[MODES] = ["batch", mode]
     demand_id = SubscriptionId(subscription_id_of(requestor.peer_id, b"d" * 16))
     offer_id = SubscriptionId(subscription_id_of(provider.peer_id, b"o" * 16))
 
@@ -142,8 +149,9 @@ class Exchange:
     def both(self) -> list[tuple[Journal, Side]]:
         return [(self.payer, Side.PAYER), (self.payee, Side.PAYEE)]
 
-    def agree(self, agreement_id: str = AGREEMENT) -> None:
-        body = bodies.agreement_body(make_signed_agreement(self.payer.key, self.payee.key, agreement_id), DOMAIN)
+    def agree(self, agreement_id: str = AGREEMENT, *, mode: str = "batch") -> None:
+        agreement = make_signed_agreement(self.payer.key, self.payee.key, agreement_id, mode=mode)
+        body = bodies.agreement_body(agreement, DOMAIN)
         for journal, _ in self.both():
             journal.append(EntryKind.AGREEMENT, body, agreement_id)
 
@@ -240,6 +248,46 @@ class Exchange:
             )
             journal.append(EntryKind.PAYMENT, body, about)
 
+    def vouch(self, cumulative: str, total: str, *, agreement_id: str = AGREEMENT) -> None:
+        """A voucher over ``cumulative`` in all, ``total`` of it for the agreement."""
+        config = self.channel
+        digest_ = VOUCHERS.digest(config.id, glm(cumulative))
+        for journal, side in self.both():
+            body: dict[str, object] = {
+                "side": side.value,
+                "chainId": VOUCHERS.chain_id,
+                "contract": VOUCHERS.contract,
+                "payer": config.payer,
+                "payee": config.payee,
+                "signer": config.signer,
+                "grace": config.grace_s,
+                "salt": "0x" + config.salt.hex(),
+                "channelId": "0x" + config.id.hex(),
+                "cumulative": str(glm(cumulative)),
+                "agreementTotal": str(glm(total)),
+                "signature": HOT_KEY.sign(digest_).hex(),
+            }
+            journal.append(EntryKind.VOUCHER, body, agreement_id)
+
+    def claim(self, paid: str, claimed: str, shares: dict[str, str]) -> None:
+        for journal, side in self.both():
+            body: dict[str, object] = {
+                "side": side.value,
+                "channelId": "0x" + self.channel.id.hex(),
+                "chainId": VOUCHERS.chain_id,
+                "transaction": TRANSACTION,
+                "blockNumber": 8,
+                "blockHash": "0x" + "b8" * 32,
+                "paid": str(glm(paid)),
+                "claimed": str(glm(claimed)),
+                "agreements": [[agreement, str(glm(amount))] for agreement, amount in shares.items()],
+            }
+            journal.append(EntryKind.CLAIM, body, next(iter(shares)) if len(shares) == 1 else "")
+
+    @property
+    def channel(self) -> ChannelConfig:
+        return ChannelConfig(self.payer.key.address, self.payee.key.address, HOT_KEY.address, 86_400, b"s" * 32)
+
 
 def full_exchange() -> Exchange:
     """Notes of two activities, one of them rejected, a payable one, an invoice, a payment in two transactions."""
@@ -255,4 +303,22 @@ def full_exchange() -> Exchange:
     exchange.accept(exchange.note("m1", "0.55", usage="[50.0, 0.0]", activity=OTHER_ACTIVITY))
     exchange.accept(exchange.invoice("i1", "1.35"))
     exchange.pay("p2", {AGREEMENT: "0.75"}, transaction="0x" + "6f" * 32)
+    return exchange
+
+
+def channel_exchange() -> Exchange:
+    """Two agreements of one pair, paid by vouchers of one channel and by two claims."""
+    exchange = Exchange()
+    other = "0c" * 32
+    exchange.agree(mode="channel")
+    exchange.agree(other, mode="channel")
+    exchange.vouch("0.6", "0.6")
+    exchange.accept(exchange.note("n1", "0.6", usage="[100.0, 0.0]"))
+    exchange.vouch("1.1", "0.5", agreement_id=other)
+    exchange.accept(exchange.note("n2", "0.5", usage="[0.0, 0.0]", agreement_id=other))
+    exchange.claim("0.8", "0.8", {AGREEMENT: "0.6", other: "0.2"})
+    exchange.vouch("1.2", "0.7")
+    exchange.accept(exchange.note("n3", "0.7", usage="[200.0, 0.0]", previous="n1"))
+    exchange.accept(exchange.invoice("i1", "0.7"))
+    exchange.claim("0.4", "1.2", {other: "0.3", AGREEMENT: "0.1"})
     return exchange
