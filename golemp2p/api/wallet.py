@@ -69,13 +69,16 @@ def _add_views(router: APIRouter, service: PaymentService) -> None:
 
 def _add_transactions(router: APIRouter, service: PaymentService) -> None:
     wallet = service.wallet
-    networks = {view.network.platform: view.network for view in wallet.networks()}
+
+    def network_of(platform: str) -> PaymentNetwork:
+        return next(view.network for view in wallet.networks() if view.network.platform == platform)
 
     async def done(order: Order, me: Caller, dry_run: bool) -> JSONResponse:
-        network = networks[order.platform]
+        network = network_of(order.platform)
         if dry_run:
             return JSONResponse(_planned(await wallet.preview(order), network, me.address).to_json())
-        _require_owner(me)
+        if order.tokens:
+            require_owner(me)
         return JSONResponse(_own(await wallet.place(order), network).to_json(), 201)
 
     created = answers(404, 408, 409, ok={201: {"model": rest.OwnTransaction}})
@@ -88,7 +91,7 @@ def _add_transactions(router: APIRouter, service: PaymentService) -> None:
 
     @router.post("/mint", response_model=rest.PlannedTransaction, responses=created)
     async def mint(body: rest.NewMint, me: Me, dry_run: DryRun = False) -> JSONResponse:
-        """Test tokens, where a network gives them away."""
+        """Test tokens for the node's account, where a network gives them away. Any app-key may ask for them."""
         amount = None if body.amount is None else parse_amount(body.amount)
         return await done(wallet.mint_order(wallet.platform(body.network), amount, body.key), me, dry_run)
 
@@ -96,19 +99,19 @@ def _add_transactions(router: APIRouter, service: PaymentService) -> None:
     async def transaction(key: str, _: Me, timeout: Timeout = 0.0) -> JSONResponse:
         """Waits until it is final or failed."""
         found = await wallet.order(key, timeout_s=timeout)
-        return JSONResponse(_own(found, networks[found.platform]).to_json())
+        return JSONResponse(_own(found, network_of(found.platform)).to_json())
 
     @router.post("/settle", response_model=list[rest.PlannedTransaction], responses=answers(404, 408))
     async def settle(body: rest.Settle, me: Me, dry_run: DryRun = False) -> JSONResponse:
         """Pay all that is owed now, without waiting for due dates and sizes; what that sends."""
         if not dry_run:
-            _require_owner(me)
+            require_owner(me)
         platform = wallet.platform(body.network)
         planned = await wallet.settle(platform, dry_run=dry_run)
-        return listed([_planned(p, networks[platform], me.address) for p in planned])
+        return listed([_planned(p, network_of(platform), me.address) for p in planned])
 
 
-def _require_owner(caller: Caller) -> None:
+def require_owner(caller: Caller) -> None:
     """Raises PolicyError."""
     if caller.key_name != CLI_KEY_NAME:
         raise PolicyError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -34,19 +35,20 @@ from golemp2p.errors import GolemError, NotFoundError, PolicyError, UsageError
 
 if TYPE_CHECKING:
     from golemp2p.client import NodeClient
-    from golemp2p.wire.rest.payment import Account
+    from golemp2p.wire.rest.payment import Account, Balance
 
 T = TypeVar("T")
 DATADIR_ENV: Final = "YAGNA_DATADIR"
 ORIGINS_ENV: Final = "GOLEMP2P_REST__ALLOWED_ORIGINS"
 SECRET_ENV: Final = "YAGNA_AUTOCONF_ID_SECRET"  # noqa: S105 - the name of a variable
+FUND_WAIT_S: Final = 60.0  # for a faucet's transaction
 IGNORED_FLAGS: Final = ("--quiet", "--accept-terms")
 IGNORED_OPTIONS: Final = ("-g", "--gsb-url")
 INSTEAD: Final = {
     "payment enter": "there is no layer 2",
     "payment exit": "there is no layer 2",
-    "payment transfer": "any wallet can: the key is a keystore V3 file, golemp2p paths says where",
-    "payment process": "settlement follows the agreed payment timeout: golemp2p payment status",
+    "payment transfer": "golemp2p payment send --to ADDRESS --amount X",
+    "payment process": "golemp2p payment settle --now",
     "id create": "a node has one identity: golemp2p init --data-dir DIR makes another node's",
     "id update": "a node has one identity",
     "id drop": "a node has one identity",
@@ -283,17 +285,24 @@ def payment_fund(
     network: Network = None,
     mint_only: Annotated[bool, typer.Option("--mint-only")] = False,
 ) -> None:
-    """Fine when the account has tokens, as on a local network; golemp2p knows no faucet."""
+    """Fine when the account has tokens; else takes test tokens, where the network gives them away."""
 
     async def look(client: NodeClient) -> tuple[Account, str, str | None]:
         found = await _account(client, account, driver, network)
-        balance = next(b for b in await client.payment.balances() if b.platform == found.platform)
+        balance = await _balance(client, found)
+        if balance.amount is not None and float(balance.amount) <= 0:
+            try:
+                made = await client.wallet.mint(key=str(uuid.uuid4()), network=found.platform)
+                await client.wallet.transaction(made.id, timeout_s=FUND_WAIT_S)
+            except GolemError as exc:
+                return found, "0", str(exc)
+            balance = await _balance(client, found)
         return found, balance.amount or "0", balance.problem
 
     found, amount, problem = _ask(look)
     if float(amount) <= 0:
         raise PolicyError(
-            f"{found.address} has no {found.token} on {found.network}, and golemp2p knows no faucet{_because(problem)}",
+            f"{found.address} has no {found.token} on {found.network}{_because(problem)}",
             hint=f"send {found.token} and gas to it; golemp2p localnet has accounts with funds",
         )
     said = f"{found.address} has {amount} {found.token} on {found.network}"
@@ -418,6 +427,10 @@ def release_allocations() -> None:
 
     _ask(release)
     _tell(None)
+
+
+async def _balance(client: NodeClient, account: Account) -> Balance:
+    return (await client.payment.balances(network=account.platform))[0]
 
 
 async def _account(client: NodeClient, account: str | None, driver: str, network: str | None) -> Account:

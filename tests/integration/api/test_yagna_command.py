@@ -102,8 +102,8 @@ def test_by_url_and_key_alone_it_is_an_agent_like_any_other(rest_net: Net, tmp_p
     [
         (("payment", "init", "--network", "mars"), 2, "it has: erc20 on local"),
         (("payment", "status", "--account", "0x" + "1" * 40), 2, "no key of"),
-        (("payment", "transfer", "--amount", "1"), 2, "any wallet can"),
-        (("payment", "process", "now"), 2, "golemp2p payment status"),
+        (("payment", "transfer", "--amount", "1"), 2, "golemp2p payment send"),
+        (("payment", "process", "now"), 2, "golemp2p payment settle"),
         (("id", "create", "x"), 2, "golemp2p init"),
         (("market", "scan"), 2, "golemp2p offers"),
         (("extension", "list"), 2, "no extensions"),

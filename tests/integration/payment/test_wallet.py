@@ -145,7 +145,7 @@ async def test_status_answers_at_once_beside_a_dead_chain_and_says_which_one(tmp
         started = time.monotonic()
         shown = await bench.json("status")
         took_s = time.monotonic() - started
-        assert took_s < 2.5, "a process of Python takes one of them"
+        assert took_s < 3, "1 s for the chain, 0.7 s for Python to start, the rest for a busy machine"
         by_name = {status["platform"]: status for status in shown}
         assert by_name["erc20-local-tglm"]["amount"] == "5"
         assert "problem" not in by_name["erc20-local-tglm"]

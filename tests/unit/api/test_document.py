@@ -11,13 +11,13 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.routing import WebSocketRoute
 
-from golemp2p.api import activity, files, gsb, images, market, net, node, payment, remote, scans, unsupported
+from golemp2p.api import activity, files, gsb, images, market, net, node, payment, remote, scans, unsupported, wallet
 
 DOCUMENT = (Path(__file__).parents[3] / "protocols" / "rest" / "README.md").read_text()
 NOTHING = cast(Any, type("Service", (), {"__getattr__": lambda self, name: self})())  # routes are made, not called
 PREFIXES = ("/market-api/v1", "/activity-api/v1", "/payment-api/v1", "/net-api/v1", "/net-api/v2/vpn")
 ROUTERS: dict[str, APIRouter] = {
-    **{m.__name__: m.make_router(NOTHING) for m in (market, scans, activity, payment, files, gsb, net, node)},
+    **{m.__name__: m.make_router(NOTHING) for m in (market, scans, activity, payment, files, gsb, net, node, wallet)},
     remote.__name__: remote.make_router(NOTHING, NOTHING, NOTHING),
     images.__name__: images.make_router(NOTHING, ""),
     unsupported.__name__: unsupported.make_router(),
