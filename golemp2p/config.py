@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from golemp2p import limits
 from golemp2p.core.manifest import check_whitelist
-from golemp2p.core.money import parse_amount
+from golemp2p.core.money import format_amount, parse_amount
 from golemp2p.errors import UsageError
 from golemp2p.networks import NetworkEntry, merge
 
@@ -76,6 +76,23 @@ class CapsSection(Section):
     per_agreement: Annotated[str, AfterValidator(lambda text: text and _amount(text))] = ""
 
 
+class ChannelsSection(Section):
+    """Voucher channels (protocols/payment.md). As payer: ``deposit`` (GLM; "": ten times the agreed exposure) is
+    locked for each provider, and comes back ``grace_s`` after a close; an unused channel is closed after
+    ``idle_close_s``. As payee: a channel's grace must be ``min_grace_s`` at least; vouchers are claimed above
+    ``claim_threshold`` (GLM), after ``claim_after_s``, when a channel is closed, and with ``claim_on_invoice`` at once.
+    """
+
+    deposit: Annotated[str, AfterValidator(lambda text: text and _amount(text))] = ""
+    grace_s: Annotated[int, Field(ge=1, le=366 * 86_400)] = limits.CHANNEL_GRACE_S
+    open_timeout_s: Annotated[float, Field(gt=0)] = limits.CHANNEL_OPEN_TIMEOUT_S
+    idle_close_s: Annotated[float, Field(gt=0)] = limits.CHANNEL_IDLE_CLOSE_S
+    min_grace_s: Annotated[int, Field(ge=0)] = limits.CHANNEL_MIN_GRACE_S
+    claim_threshold: Annotated[str, AfterValidator(_amount)] = format_amount(limits.CHANNEL_CLAIM_THRESHOLD)
+    claim_after_s: Annotated[float, Field(ge=0)] = limits.CHANNEL_CLAIM_AFTER_S
+    claim_on_invoice: bool = False
+
+
 class PaymentSection(Section):
     """``networks``: names that are built in (golemp2p/networks), with or without changes, or complete ones.
 
@@ -85,6 +102,9 @@ class PaymentSection(Section):
     networks: Annotated[list[NetworkEntry], AfterValidator(_different_names)] = []
     auto_accept_after_s: Annotated[float, Field(ge=0)] = limits.AUTO_ACCEPT_AFTER_S
     caps: CapsSection = CapsSection()
+    mode: Literal["batch", "channel"] = "batch"  # what our demands ask for
+    voucher_keystore: str = ""  # a hot key for vouchers; "": the node's own
+    channels: ChannelsSection = ChannelsSection()
 
 
 class OutboundSection(Section):
@@ -117,6 +137,7 @@ class ProviderSection(Section):
     storage_gib: float = 2.0
     threads: int | None = None
     debit_note_interval_s: Annotated[float, Field(ge=1)] = 120.0
+    exposure: Annotated[float, Field(ge=0)] = 0.0  # GLM of unvouched work in mode channel; 0: one interval's price
     accept_timeout_s: Annotated[float, Field(ge=1)] = 240.0
     payment_timeout_s: Annotated[float, Field(ge=1)] = 120.0
 

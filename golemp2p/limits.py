@@ -144,6 +144,7 @@ ANVIL_FETCH_TIMEOUT_S: Final = 120.0  # 19 MB from the package registry
 LOCAL_CHAIN_START_S: Final = 20.0  # anvil takes 0.1 s, py-evm 2 s; twenty on a busy machine
 LOCAL_CHAIN_STOP_S: Final = 2.0
 ALLOCATION_CHECK_TIMEOUT_S: Final = 3.0  # a dead chain must not stop a requestor from making a budget
+DEPOSIT_CHECK_TIMEOUT_S: Final = 20.0  # for the chain's word on a deposit: without it nobody's money is used
 AUTO_ACCEPT_AFTER_S: Final = 30.0  # agents answer within a second; silence this long means that they are gone
 MAX_SLOTS_IN_FLIGHT: Final = 4  # per account; pools of geth's family guarantee room for 16
 FEE_RECHECK_S: Final = 60.0  # until fees that were too high for a payout are looked at again
@@ -453,11 +454,10 @@ CHAIN_FINALITY_STALL_S: Final = 600.0  # a finalized tag that stands still for s
 LOG_SCAN_BLOCKS: Final = 1_000  # in one question; halved when an endpoint refuses
 CONTACT_RETRY_S: Final = 60.0  # a network whose token or contracts were not the right ones is looked at again
 WALLET_CHAIN_TIMEOUT_S: Final = 20.0  # for a preview that a person waits for
-STATUS_CHAIN_TIMEOUT_S: Final = 0.5  # `payment status` shows what it knows when a chain takes longer
 OVERDUE_GRACE_S: Final = 900.0  # after a due date: batching, and Ethereum's 13 minutes to finality
 OVERDUE_CHECK_S: Final = 30.0  # between two looks at what is overdue
 
-# --- payment: voucher channels ------------------------------------------------------------------------------------------
+# --- payment: voucher channels ----------------------------------------------------------------------------------------
 CHANNEL_GRACE_S: Final = 24 * 3_600  # of our channels: a provider that is offline for a night loses nothing
 CHANNEL_MIN_GRACE_S: Final = 3_600  # of channels that we work for
 CHANNEL_OPEN_TIMEOUT_S: Final = 180.0  # funding one, until it is final: two transactions

@@ -19,13 +19,13 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import tomli_w
 import trio
 
 from golemp2p.client import NodeClient, connect
-from golemp2p.core.money import parse_amount
+from golemp2p.core.money import ZERO, parse_amount
 from golemp2p.errors import DeadlineError, NetworkError, UsageError
 from golemp2p.identity import NodeKey, create_keystore
 from golemp2p.images.store import ImageStore
@@ -43,6 +43,7 @@ OFFERS_TIMEOUT_S: Final = 30.0
 CHECK_INTERVAL_S: Final = 0.05
 FUNDS_TGLM: Final = "1000"
 GAS_WEI: Final = 10**18
+CHANNEL_DEPOSIT: Final = "10"  # tGLM, for each provider
 _SHA3: Final = re.compile(r"[0-9a-fA-F]{56}|[0-9a-fA-F]{64}|[0-9a-fA-F]{96}|[0-9a-fA-F]{128}")
 GLM_NETWORKS: Final = frozenset({"mainnet", "polygon"})  # yapapi and golem-js expect tglm on all others
 COMMANDS: Final = ("golemp2p", "gftp", "yagna")  # that agents start; found before those of another installation
@@ -63,6 +64,7 @@ class LocalNetOptions:
     images: Mapping[str, str] = field(default_factory=dict)  # tag or hash that programs ask for -> image or file here
     agent_silence_s: float | None = None  # as of setting rest.agent_silence_s
     directory: Path | None = None  # kept; None is a temporary one
+    payment_mode: Literal["batch", "channel"] = "batch"
     provider: Mapping[str, Any] = field(default_factory=dict)
     payment: Mapping[str, Any] = field(default_factory=dict)
 
@@ -118,13 +120,16 @@ async def open_localnet(options: LocalNetOptions) -> AsyncIterator[LocalNet]:
             directory = options.directory.absolute()
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         chain = await stack.enter_async_context(
-            open_local_chain(prefer=options.chain, cache_dir=Locations.find().cache)
+            open_local_chain(prefer=options.chain, cache_dir=Locations.find().cache, standins=True)
         )
         network = f"localnet-{secrets.token_hex(4)}"
         nodes = [_make_node(directory, name) for name in _names(options.providers)]
         requestor, providers = nodes[0], nodes[1:]
         requestor.app_key = options.app_key or requestor.app_key
         await chain.faucet(requestor.key.address, tglm=parse_amount(FUNDS_TGLM), eth_wei=GAS_WEI)
+        if options.payment_mode == "channel":
+            for provider in providers:  # they claim their vouchers themselves
+                await chain.faucet(provider.key.address, tglm=ZERO, eth_wei=GAS_WEI)
         _write_config(requestor, options, network, chain, bootstrap=[])
         await _start(stack, requestor, provider=False)
         bootstrap = list(requestor.facts["addresses"])
@@ -176,15 +181,9 @@ def _write_config(
         },
         "rest": _rest(options) if first else {"listen": "127.0.0.1:0"},
         "payment": {
-            "networks": [
-                {
-                    "name": options.network_name,
-                    "chain_id": chain.chain_id,
-                    "token": chain.token_address,
-                    "symbol": "glm" if options.network_name in GLM_NETWORKS else "tglm",
-                    "rpc_url": chain.rpc_url,
-                }
-            ],
+            "networks": [_network(options.network_name, chain)],
+            "mode": options.payment_mode,
+            "channels": {"deposit": CHANNEL_DEPOSIT, "claim_on_invoice": True},
             **options.payment,
         },
         "registry": {"aliases": {name: str(path) for name, path in images.items()}} if first else {},
@@ -204,6 +203,32 @@ def _write_config(
         "log": {"format": "json"},
     }
     _write_private(node.where.config, tomli_w.dumps(config))
+
+
+def _network(name: str, chain: LocalChain) -> dict[str, Any]:
+    """The local chain under whatever name; one that is built in must not lend it anything of the real network."""
+    network = chain.network(name)
+    contracts = {kind: getattr(network, kind) for kind in ("batch", "multi", "channels", "lock")}
+    return {
+        "name": name,
+        "chain_id": network.chain_id,
+        "token": network.token,
+        "token_symbol": network.token_symbol,
+        "symbol": "glm" if name in GLM_NETWORKS else "tglm",
+        "rpc_urls": list(network.rpc_urls),
+        "quorum": 1,
+        "confirmations": 1,
+        "finality": "depth",
+        "max_head_age_s": 0.0,
+        "poll_s": network.poll_s,
+        "rebroadcast_s": network.rebroadcast_s,
+        "bump_after_s": network.bump_after_s,
+        "mint": network.mint,
+        "mint_kind": network.mint_kind,
+        "explorer": "",
+        "cycle": {"interval_s": 0.0, "max_payees": 1, "max_total": "0", "fee_parts": 0, "min_payout": "0"},
+        **{kind: address for kind, address in contracts.items() if address is not None},
+    }
 
 
 def _rest(options: LocalNetOptions) -> dict[str, Any]:

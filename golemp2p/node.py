@@ -27,6 +27,7 @@ from golemp2p.activity.http import HttpTransfers
 from golemp2p.activity.receipts import Notary
 from golemp2p.activity.service import ActivityService
 from golemp2p.api import activity as activity_api
+from golemp2p.api import channels as channels_api
 from golemp2p.api import files as files_api
 from golemp2p.api import gsb as gsb_api
 from golemp2p.api import images as images_api
@@ -61,6 +62,7 @@ from golemp2p.net.libp2p import open_libp2p_network
 from golemp2p.net.port import Network
 from golemp2p.net.rpc import Rpc
 from golemp2p.networks import merge
+from golemp2p.payment.channels.settings import ChannelSettings
 from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.drivers.erc20 import Erc20Driver
 from golemp2p.payment.networks import PaymentNetwork, of_profile
@@ -144,6 +146,21 @@ def spending_caps(settings: Settings) -> Caps:
     )
 
 
+def channel_settings(settings: Settings) -> ChannelSettings:
+    section = settings.payment.channels
+    return ChannelSettings(
+        mode=settings.payment.mode,
+        deposit=parse_amount(section.deposit) if section.deposit else None,
+        grace_s=section.grace_s,
+        open_timeout_s=section.open_timeout_s,
+        idle_close_s=section.idle_close_s,
+        min_grace_s=section.min_grace_s,
+        claim_threshold=parse_amount(section.claim_threshold),
+        claim_after_s=section.claim_after_s,
+        claim_on_invoice=section.claim_on_invoice,
+    )
+
+
 def domain_of(settings: Settings) -> Domain:
     """What this node's signatures are valid for: the network, and the chain that it settles on (0: none)."""
     chains = settings.payment.networks
@@ -219,13 +236,19 @@ def bind_rest(listen: str) -> socket.socket:
 
 @asynccontextmanager
 async def open_node(
-    settings: Settings, locations: Locations, key: NodeKey, *, network: Network | None = None
+    settings: Settings,
+    locations: Locations,
+    key: NodeKey,
+    *,
+    network: Network | None = None,
+    voucher_key: NodeKey | None = None,
 ) -> AsyncIterator[Node]:
-    """Start a node; ready when entered. ``network``: another adapter than libp2p (tests, simulation)."""
+    """Start a node; ready when entered. ``network``: another adapter than libp2p (tests, simulation);
+    ``voucher_key``: signs vouchers of payment channels instead of ``key``."""
     with _only_one(locations), bind_rest(settings.rest.listen) as rest_socket:
         async with open_storage(locations.database) as storage:
             if network is not None:
-                async with _run_services(settings, locations, key, storage, network, rest_socket) as node:
+                async with _run_services(settings, locations, key, voucher_key, storage, network, rest_socket) as node:
                     yield node
             else:
                 config = NetConfig(
@@ -238,7 +261,7 @@ async def open_node(
                 )
                 async with (
                     open_libp2p_network(key, config) as libp2p,
-                    _run_services(settings, locations, key, storage, libp2p, rest_socket) as node,
+                    _run_services(settings, locations, key, voucher_key, storage, libp2p, rest_socket) as node,
                 ):
                     yield node
 
@@ -248,6 +271,7 @@ async def _run_services(
     settings: Settings,
     locations: Locations,
     key: NodeKey,
+    voucher_key: NodeKey | None,
     storage: Storage,
     network: Network,
     rest_socket: socket.socket,
@@ -290,10 +314,14 @@ async def _run_services(
         drivers=drivers,
         clock=time.time,
         settings=PaymentSettings(
-            auto_accept_after_s=settings.payment.auto_accept_after_s or None, caps=spending_caps(settings)
+            auto_accept_after_s=settings.payment.auto_accept_after_s or None,
+            caps=spending_caps(settings),
+            channels=channel_settings(settings),
         ),
         knows_activity=_activity_check(activity),
+        voucher_signer=voucher_key,
     )
+    market.agreements.before_confirm = payment.channels.prepare
     network.add_peer_listener(payment.on_peer)
     rest_url = "http://{}:{}".format(*rest_socket.getsockname()[:2])
     context = node_api.NodeContext(
@@ -323,6 +351,7 @@ async def _run_services(
             remote_api.make_router(content, data, find_peer),
             payment_api.make_router(payment),
             wallet_api.make_router(payment),
+            channels_api.make_router(payment),
             net_api.make_router(vpn.requestor),
             images_api.make_router(registry, rest_url),
             unsupported_api.make_router(),

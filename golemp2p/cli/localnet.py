@@ -42,6 +42,10 @@ def add_to(app: typer.Typer) -> None:
                 help="What clients call the local chain's payment network: for programs that ask for one by name.",
             ),
         ] = "local",
+        payment_mode: Annotated[
+            str,
+            typer.Option("--payment-mode", help="How the requestor pays: batch, or channel (vouchers)."),
+        ] = "batch",
         subnet: Annotated[
             str, typer.Option("--subnet", help="Subnet of all the nodes, for programs that look into one by name.")
         ] = "public",
@@ -76,6 +80,8 @@ def add_to(app: typer.Typer) -> None:
         """
         if chain not in (None, "anvil", "embedded"):
             raise UsageError(f"--chain is {chain!r}", hint="anvil or embedded")
+        if payment_mode not in ("batch", "channel"):
+            raise UsageError(f"--payment-mode is {payment_mode!r}", hint="batch or channel")
         if context.args:
             _program(context.args[0])  # before a network is started for it
         from golemp2p.localnet import LocalNetOptions
@@ -85,6 +91,7 @@ def add_to(app: typer.Typer) -> None:
             runtimes=tuple(name.strip() for name in runtime.split(",") if name.strip()),
             chain=chain,  # type: ignore[arg-type] # checked above
             network_name=payment_network,
+            payment_mode=payment_mode,  # type: ignore[arg-type] # checked above
             subnet=subnet,
             rest=rest,
             app_key=app_key,

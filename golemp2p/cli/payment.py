@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from golemp2p.cli import wallet
+from golemp2p.cli import channels, wallet
 from golemp2p.cli.common import ApiUrl, AppKeyOption, AsJson, DataDir, echo, echo_json, table, with_client
 
 if TYPE_CHECKING:
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from golemp2p.wire.rest.wallet import SettlementStatus
 
 app = typer.Typer(help="Balances, bills, payments, networks.", no_args_is_help=True)
+app.add_typer(channels.app, name="channels")
 Network = Annotated[str | None, typer.Option("--network", help="Only this payment network.", show_default=False)]
-STATUS_CHAIN_S = 0.5  # a chain that takes longer is shown as it was
+STATUS_CHAIN_S = 1.0  # a chain that takes longer is shown as it was; the first question loads web3, in 0.7 s
 
 
 @app.command(epilog="Example: golemp2p payment status")

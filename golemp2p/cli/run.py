@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from golemp2p.identity import NodeKey
     from golemp2p.locations import Locations
     from golemp2p.provider import ProviderTerms
+
+VOUCHER_PASSWORD_ENV: Final = "GOLEMP2P_VOUCHER_PASSWORD"  # noqa: S105 - a name; of the hot key, when another
 
 
 def add_to(app: typer.Typer) -> None:
@@ -70,9 +74,10 @@ def add_to(app: typer.Typer) -> None:
             import golemp2p.node  # noqa: F401 - only to have it loaded
 
             key = unlocking.result()
+            voucher_key = _voucher_key(settings.payment.voucher_keystore, password)
         gc.freeze()
         gc.enable()
-        raise typer.Exit(run_async(lambda: _serve(settings, where, key, provider=provider, as_json=as_json)))
+        raise typer.Exit(run_async(lambda: _serve(settings, where, key, voucher_key, provider, as_json=as_json)))
 
 
 def _unlock(where: Locations, password: str) -> NodeKey:
@@ -81,7 +86,18 @@ def _unlock(where: Locations, password: str) -> NodeKey:
     return unlock_keystore(where.keystore, password)
 
 
-async def _serve(settings: Settings, where: Locations, key: NodeKey, *, provider: bool, as_json: bool) -> int:
+def _voucher_key(keystore: str, password: str) -> NodeKey | None:
+    """The hot key of setting payment.voucher_keystore, if there is one; its password may be another."""
+    if not keystore:
+        return None
+    from golemp2p.identity import unlock_keystore
+
+    return unlock_keystore(Path(keystore).expanduser(), os.environ.get(VOUCHER_PASSWORD_ENV, password))
+
+
+async def _serve(
+    settings: Settings, where: Locations, key: NodeKey, voucher_key: NodeKey | None, provider: bool, *, as_json: bool
+) -> int:
     """The exit code: 0 after SIGTERM, INTERRUPTED after Ctrl-C."""
     import signal
 
@@ -105,7 +121,7 @@ async def _serve(settings: Settings, where: Locations, key: NodeKey, *, provider
                     nursery.cancel_scope.cancel()  # also while the node is still starting
 
             nursery.start_soon(stop_on_signal)
-            async with open_node(settings, where, key) as node:
+            async with open_node(settings, where, key, voucher_key=voucher_key) as node:
                 _announce(facts_of(node), as_json=as_json)
                 if provider:
                     nursery.start_soon(_provide, node)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import httpx
 
 from golemp2p.client.activity import ActivityApi
+from golemp2p.client.channels import ChannelsApi
 from golemp2p.client.files import FilesApi
 from golemp2p.client.market import MarketApi
 from golemp2p.client.net import NetApi
@@ -18,7 +19,7 @@ from golemp2p.client.wallet import WalletApi
 
 
 class NodeClient:
-    """One object for each part of the API: market, activity, payment, wallet (the owner's), files, net, node."""
+    """One object for each part of the API: market, activity, payment, wallet, channels, files, net, node."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -26,6 +27,7 @@ class NodeClient:
         self.activity = ActivityApi(session)
         self.payment = PaymentApi(session)
         self.wallet = WalletApi(session)
+        self.channels = ChannelsApi(session)
         self.files = FilesApi(session)
         self.net = NetApi(session)
         self.node = NodeApi(session)

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from golemp2p import limits
 from golemp2p.client.session import POLL_SLACK_S, Session
 from golemp2p.wire.rest import market as rest
 from golemp2p.wire.rest.base import iso_time
 
 Side = Literal["demands", "offers"]
 _PREFIX = "/market-api/v1"
+CONFIRM_TIMEOUT_S = limits.CHANNEL_OPEN_TIMEOUT_S + POLL_SLACK_S
 
 
 class MarketApi:
@@ -70,7 +72,8 @@ class MarketApi:
 
     async def confirm(self, agreement: str, *, session_id: str | None = None) -> None:
         path = f"{_PREFIX}/agreements/{agreement}/confirm"
-        await self._session.request("POST", path, params={"appSessionId": session_id})
+        # The node may have a payment channel to fund first.
+        await self._session.request("POST", path, params={"appSessionId": session_id}, timeout_s=CONFIRM_TIMEOUT_S)
 
     async def wait_approved(self, agreement: str, *, timeout_s: float) -> None:
         """Raises GoneError (rejected, cancelled, expired), DeadlineError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -103,6 +103,8 @@ class Agreements:
         self._locks: dict[AgreementId, tuple[trio.Lock, list[None]]] = {}  # with one entry for each who uses it
         self._approving: dict[AgreementId, tuple[float, float]] = {}  # not before this moment, and the wait so far
         self._proposal_of: dict[AgreementId, Proposal] = {}  # made, not confirmed yet
+        # Awaited before the requestor signs; what it raises keeps the agreement from being confirmed (node.py sets it).
+        self.before_confirm: Callable[[Agreement], Awaitable[None]] | None = None
         self._confirmed: dict[AgreementId, float] = {}  # when; those of a former life count from our start
         self._listeners: list[AgreementListener] = []
         self._news = Notifier()
@@ -180,7 +182,12 @@ class Agreements:
         return agreement.id
 
     async def confirm(self, agreement_id: AgreementId, session_id: str | None) -> None:
-        """Sign and send to the provider. Raises GoneError (not a proposal any more), NetworkError."""
+        """Sign and send to the provider. Raises GoneError (not a proposal any more), NetworkError, and what
+        ``before_confirm`` raises."""
+        if self.before_confirm is not None:
+            agreement = await self.get(agreement_id)
+            if agreement.role is Role.REQUESTOR and agreement.state is _S.PROPOSAL:
+                await self.before_confirm(agreement)
         async with self._locked(agreement_id):
             agreement = await self.get(agreement_id)
             if agreement.role is not Role.REQUESTOR:

@@ -13,11 +13,16 @@ from golemp2p.core.agreement import ALLOCATIONS
 from golemp2p.core.ids import Address, AllocationId, new_allocation_id
 from golemp2p.core.money import ZERO, Amount, format_amount
 from golemp2p.core.payment import ALLOCATION, AllocationEvent, AllocationState
+from golemp2p.core.payment.vouchers import CHANNEL, MODE, MODES
 from golemp2p.errors import ConflictError, GolemError, UsageError
 from golemp2p.payment import books
+from golemp2p.payment.drivers import deposits
+from golemp2p.payment.drivers.deposits import Deposit
 from golemp2p.payment.ports import Context
 from golemp2p.storage import payment as repo
+from golemp2p.storage import payment_settlement as settlement_repo
 from golemp2p.storage.payment import Allocation
+from golemp2p.storage.payment_settlement import Order
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +48,12 @@ class Allocations:
         timeout_at: float | None = None,
         make_deposit: bool = False,
         allocation_id: AllocationId | None = None,
+        deposit: Deposit | None = None,
     ) -> Allocation:
-        """Idempotent by ``allocation_id``. Raises UsageError (unknown platform or account, too little money)."""
+        """Idempotent by ``allocation_id``. ``deposit``: it is paid from tokens that somebody locked for this account.
+
+        Raises UsageError (unknown platform or account, too little money, a deposit that is not for us).
+        """
         context = self._context
         driver = context.driver(platform)
         own = context.signer.address
@@ -62,8 +71,12 @@ class Allocations:
             timeout_at=timeout_at,
             make_deposit=make_deposit,
             state=AllocationState.LIVE,
+            deposit=None if deposit is None else str(deposit),
         )
-        balance = await self._balance(platform)
+        if deposit is not None:
+            with trio.fail_after(limits.DEPOSIT_CHECK_TIMEOUT_S):
+                await deposits.check(driver, deposit, spender=own, total=total, timeout_at=timeout_at)
+        balance = await self._balance(platform) if deposit is None else None
 
         def store(connection: Connection) -> Allocation:
             known = repo.find_allocations(connection, id=wanted.id)
@@ -71,6 +84,10 @@ class Allocations:
                 if (known[0].platform, known[0].total) != (wanted.platform, wanted.total):
                     raise ConflictError(f"allocation {wanted.id} exists already, with other contents")
                 return known[0]
+            if deposit is not None and any(
+                other.deposit == wanted.deposit for other in books.live_allocations(connection, now=now)
+            ):
+                raise UsageError(f"deposit {deposit.id:#x} has an allocation already", hint="release that one first")
             self._check_balance(connection, platform, balance, needed=total)
             repo.put_allocation(connection, wanted)
             return wanted
@@ -86,7 +103,19 @@ class Allocations:
         context = self._context
         now = context.clock()
         allocation = await self.get(allocation_id)
-        balance = await self._balance(allocation.platform)
+        if allocation.deposit is not None:
+            driver, locked = context.driver(allocation.platform), Deposit.stored(allocation.deposit)
+            until = allocation.timeout_at if timeout_at is None else timeout_at
+            wanted = allocation.total if total is None else total
+            with trio.fail_after(limits.DEPOSIT_CHECK_TIMEOUT_S):
+                await deposits.check(
+                    driver,
+                    locked,
+                    spender=context.signer.address,
+                    total=Amount(max(0, wanted - allocation.spent)),
+                    timeout_at=until,
+                )
+        balance = await self._balance(allocation.platform) if allocation.deposit is None else None
 
         def store(connection: Connection) -> Allocation:
             old = books.get_allocation(connection, allocation_id, now=now)
@@ -122,15 +151,19 @@ class Allocations:
         return await self._context.storage.run(lambda c: books.live_allocations(c, now=now))
 
     async def release(self, allocation_id: str) -> None:
-        """What is unused is free again; what was accepted is still paid. Raises NotFoundError, GoneError."""
+        """What is unused is free again; what was accepted is still paid. A deposit is closed when its debts are paid:
+        the rest goes back to its funder. Raises NotFoundError, GoneError."""
         now = self._context.clock()
 
         def store(connection: Connection) -> None:
             allocation = books.get_allocation(connection, allocation_id, now=now)
             state = ALLOCATION.next(allocation.state, AllocationEvent.RELEASE)
             repo.put_allocation(connection, replace(allocation, state=state))
+            if allocation.deposit is not None:
+                settlement_repo.place_order(connection, _closing(allocation, allocation.deposit), now=now)
 
         await self._context.storage.run(store)
+        self._context.debts.tell()
 
     async def decorate(self, allocation_ids: list[str]) -> Decoration:
         """What a demand must say to be paid from these. Raises NotFoundError, GoneError, UsageError."""
@@ -138,14 +171,21 @@ class Allocations:
             raise UsageError("no allocation ids were given", hint="?allocationIds=ID[,ID]")
         found = [await self.get(allocation_id) for allocation_id in allocation_ids]
         platforms = {a.platform: a.address for a in found}
-        properties = [(f"golem.com.payment.platform.{p}.address", address) for p, address in platforms.items()]
+        properties: list[tuple[str, str]] = [
+            (f"golem.com.payment.platform.{p}.address", address) for p, address in platforms.items()
+        ]
         present = [f"(golem.com.payment.platform.{p}.address=*)" for p in platforms]
         # golem-js takes flat single comparisons only, and always asks for one platform.
         choice = present[0] if len(present) == 1 else f"(|{''.join(present)})"
-        return Decoration(
-            (*properties, ("golem.com.payment.protocol.version", "3"), (ALLOCATIONS, ",".join(a.id for a in found))),
-            (choice, "(golem.com.payment.protocol.version>1)"),
-        )
+        constraints = [choice, "(golem.com.payment.protocol.version>1)"]
+        properties += [
+            ("golem.com.payment.protocol.version", "3"),
+            (ALLOCATIONS, ",".join(a.id for a in found)),
+        ]
+        if self._context.settings.channels.mode == CHANNEL:
+            properties.append((MODE, CHANNEL))
+            constraints.append(f"({MODES}={CHANNEL})")
+        return Decoration(tuple(properties), tuple(constraints))
 
     async def _balance(self, platform: str) -> Amount | None:
         """None when the chain does not answer in time: a budget can be made without it."""
@@ -169,3 +209,16 @@ class Allocations:
                 f" promised already: {format_amount(needed)} cannot be allocated",
                 hint=f"{format_amount(needed - free)} more is needed",
             )
+
+
+def _closing(allocation: Allocation, deposit: str) -> Order:
+    locked = Deposit.stored(deposit)
+    return Order(
+        key=f"close deposit {deposit} of {allocation.id}",
+        platform=allocation.platform,
+        to=locked.contract,
+        data=locked.close_call(),
+        tokens=ZERO,
+        what="close the deposit",
+        detail={"deposit": deposit},
+    )

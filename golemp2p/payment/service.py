@@ -141,6 +141,11 @@ class PaymentService:
         if connected:
             self._outbox.peer_is_back(peer)
 
+    async def channel_refusal(self, agreement_id: AgreementId, *, timeout_s: float) -> str:
+        """Why we, as provider, should not work under an agreement of mode channel. Raises NotFoundError."""
+        agreement = await self._context.agreements.agreement(agreement_id)
+        return await self.channels.refusal(agreement, timeout_s=timeout_s)
+
     # --- reading --------------------------------------------------------------------------------------------------
 
     def accounts(self) -> list[Account]:

@@ -15,7 +15,9 @@ from golemp2p.client import NodeClient
 from golemp2p.core.manifest import OutboundRule
 from golemp2p.core.properties import Properties
 from golemp2p.errors import DeadlineError, GolemError, GoneError, NotFoundError
-from golemp2p.provider.billing import Contract, again, give_up, invoice_id_of, serve_contract
+from golemp2p.provider.billing import give_up, invoice_id_of, serve_contract
+from golemp2p.provider.contract import Contract, again
+from golemp2p.provider.exposure import channel_refusal
 from golemp2p.provider.negotiator import ADDRESS_TAKEN, NO_CAPACITY, Refusal, answer, asks_for_network
 from golemp2p.provider.offer import ProviderTerms, offer_constraints, offer_properties
 from golemp2p.wire.rest.market import MarketEvent
@@ -148,6 +150,11 @@ class Agent:
 
     async def _approve(self, contract: Contract) -> None:
         """Approve and serve. It counts against our capacity from here on."""
+        if (reason := await channel_refusal(self._client, contract)) != "":
+            log.warning("payment_channel_refused", agreement=contract.id, reason=reason)
+            await self._refuse(contract.id, "PaymentChannel", reason)
+            self._release(contract)
+            return
         try:
             await self._client.market.approve(contract.id, timeout_s=APPROVE_TIMEOUT_S)
             approved = True

@@ -8,114 +8,26 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from typing import Final, ParamSpec, TypeVar
+from dataclasses import dataclass, replace
+from typing import Final
 
 import anyio
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
+from golemp2p import limits
 from golemp2p.client import NodeClient
-from golemp2p.core.money import Amount, format_amount, linear_cost, parse_amount
-from golemp2p.core.properties import Properties, number
-from golemp2p.errors import ConflictError, GolemError, NetworkError
-from golemp2p.provider.negotiator import EXPIRATION
+from golemp2p.core.money import Amount, format_amount, parse_amount
+from golemp2p.errors import ConflictError, GolemError
+from golemp2p.provider.contract import NO_ACTIVITY_S, Contract, again, cost_of
+from golemp2p.provider.exposure import Exposure, note_interval_s, uses_channel
 from golemp2p.provider.offer import ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT
-from golemp2p.wire.rest.market import Agreement
 
 log = structlog.get_logger("golemp2p.provider")
 
-RETRY_S: Final = 0.5
-RETRY_MAX_S: Final = 30.0
 END_WAIT_S: Final = 30.0  # what the node may take to end an activity
 STATE_CHECK_S: Final = 1.0  # in case the news of an end was missed
 PAYMENT_GRACE_S: Final = 120.0  # past a payable note's due date: blocks and confirmations take their time
-NO_ACTIVITY_S: Final = 90.0  # as Golem's provider: an agreement without an activity is ended
 _NAMESPACE: Final = uuid.UUID("6f1c1a7e-9f0c-4b4e-8a35-9d5c1f0f3c11")
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def again(call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """``call``, repeated with growing waits while the node cannot be reached."""
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(NetworkError),
-        wait=wait_exponential(multiplier=RETRY_S, max=RETRY_MAX_S) + wait_random(0, RETRY_S),
-        sleep=anyio.sleep,
-        reraise=True,
-    )
-
-    async def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
-        return await retrying(call, *args, **kwargs)
-
-    return repeated
-
-
-@dataclass
-class Contract:
-    """What the agent knows of one agreement."""
-
-    agreement: Agreement
-    live: set[str] = field(default_factory=set)  # activities that run
-    seen: set[str] = field(default_factory=set)  # all that ever did: each is billed
-    billed: dict[str, Amount] = field(default_factory=dict)  # by the notes so far
-    final: dict[str, Amount] = field(default_factory=dict)  # of those that ended
-    payable_from: float | None = None  # when the next payable note may go out (event-loop time); None: see _learn
-    ended: bool = False
-    news: anyio.Event = field(default_factory=anyio.Event)
-
-    @property
-    def id(self) -> str:
-        return self.agreement.agreement_id
-
-    def created(self, activity: str) -> None:
-        self.seen.add(activity)
-        self.live.add(activity)
-        self.wake()
-
-    def destroyed(self, activity: str) -> None:
-        self.seen.add(activity)  # it may have come and gone between two looks
-        self.live.discard(activity)
-        self.wake()
-
-    def end(self) -> None:
-        self.ended = True
-        self.wake()
-
-    def wake(self) -> None:
-        self.news.set()
-        self.news = anyio.Event()
-
-    def seconds(self, name: str, default: float) -> float:
-        """A negotiated time: of the demand, else of the offer."""
-        for properties in (self.agreement.demand.properties, self.agreement.offer.properties):
-            value = number(properties.get(name))
-            if value is not None:
-                return value
-        return default
-
-    @property
-    def payment_timeout_s(self) -> float | None:
-        """Between payable debit notes, and until one is due; None when mid-agreement payments are not agreed.
-
-        They are when the demand names both times. Golem's agents end an agreement over an unagreed payable note.
-        """
-        asked = self.agreement.demand.properties
-        if number(asked.get(NOTE_INTERVAL)) is None:
-            return None
-        return number(asked.get(PAYMENT_TIMEOUT))
-
-    @property
-    def life_s(self) -> float:
-        """Until the demand expires."""
-        value = number(self.agreement.demand.properties.get(EXPIRATION))
-        return NO_ACTIVITY_S if value is None else value / 1000 - time.time()
-
-    @property
-    def single_activity(self) -> bool:
-        return self.agreement.demand.properties.get("golem.srv.caps.multi-activity") is not True
 
 
 @dataclass(frozen=True)
@@ -136,14 +48,6 @@ class Pending:
         return self.pay_by if status == "ACCEPTED" else self.accept_by
 
 
-def cost_of(offer: Properties, usage: list[float]) -> Amount:
-    """By the agreed linear price."""
-    coeffs = offer["golem.com.pricing.model.linear.coeffs"]
-    if not isinstance(coeffs, list):
-        raise TypeError("the offer that we made has no linear price")
-    return linear_cost([float(c) for c in coeffs], usage)
-
-
 async def serve_contract(client: NodeClient, contract: Contract) -> None:
     """From approval to the invoice. Returns when the invoice is handed to the node for delivery."""
     await _learn(client, contract)
@@ -155,6 +59,8 @@ async def serve_contract(client: NodeClient, contract: Contract) -> None:
                 started.add(activity)
                 group.start_soon(_bill_activity, client, contract, activity)
 
+        if uses_channel(contract):
+            group.start_soon(_watch_exposure, client, contract)
         now = anyio.current_time()
         expires, idle_since, was_live = now + contract.life_s, now, False
         while not contract.ended:
@@ -205,7 +111,7 @@ async def _learn(client: NodeClient, contract: Contract) -> None:
 
 
 async def _bill_activity(client: NodeClient, contract: Contract, activity: str) -> None:
-    interval_s = contract.seconds(NOTE_INTERVAL, 120.0)
+    interval_s = note_interval_s(contract, contract.seconds(NOTE_INTERVAL, 120.0))
     accept_s = contract.seconds(ACCEPT_TIMEOUT, 240.0)
     pending: list[Pending] = []
     next_note = anyio.current_time() + interval_s
@@ -218,7 +124,7 @@ async def _bill_activity(client: NodeClient, contract: Contract, activity: str) 
             break
         if anyio.current_time() >= next_note:
             next_note = anyio.current_time() + interval_s
-            if note := await _note(client, contract, activity, may_be_payable=True):
+            if note := await _note(client, contract, activity, may_be_payable=not uses_channel(contract)):
                 now = anyio.current_time()
                 pay_by = None if note.due_in_s is None else now + note.due_in_s + PAYMENT_GRACE_S
                 pending.append(Pending(note.id, now + accept_s, pay_by))
@@ -229,6 +135,22 @@ async def _bill_activity(client: NodeClient, contract: Contract, activity: str) 
     await _note(client, contract, activity)
     contract.final[activity] = contract.billed.get(activity, Amount(0))
     contract.destroyed(activity)
+
+
+async def _watch_exposure(client: NodeClient, contract: Contract) -> None:
+    """Mode channel: end the agreement before more of it is unvouched than was agreed."""
+    exposure = Exposure.of(
+        contract,
+        interval_s=contract.seconds(NOTE_INTERVAL, 120.0),
+        accept_s=contract.seconds(ACCEPT_TIMEOUT, 240.0),
+    )
+    while not contract.ended:
+        news = contract.news
+        if contract.live and (reason := await exposure.exceeded(client)):
+            await _terminate(client, contract, *reason)
+            return
+        with anyio.move_on_after(limits.EXPOSURE_CHECK_S):
+            await news.wait()
 
 
 async def _wait_ended(client: NodeClient, contract: Contract, activity: str) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from golemp2p.core.agreement import CHOSEN_PLATFORM, platform_of
 from golemp2p.core.manifest import NOTHING_OUTSIDE, OutboundRule, read_manifest
+from golemp2p.core.payment.vouchers import BATCH, EXPOSURE, MODES, mode_of
 from golemp2p.core.properties import Properties, number
 from golemp2p.errors import UsageError
 from golemp2p.provider.offer import ACCEPT_TIMEOUT, NOTE_INTERVAL, PAYMENT_TIMEOUT
@@ -76,6 +77,15 @@ def answer(
     if str(demand[address]).lower() != issuer.lower():
         return Refusal("PayerNotIssuer", f"{address} is not the requestor's own address {issuer}")
     counter = dict(offer)
+    mode = mode_of(demand)
+    offered = offer.get(MODES)
+    if mode != BATCH and not (isinstance(offered, list) and mode in offered):
+        return Refusal("UnknownPaymentMode", f"payment mode {mode!r} is not offered; {offered or [BATCH]} are")
+    if EXPOSURE in demand:
+        asked, most = number(demand[EXPOSURE]), number(offer.get(EXPOSURE)) or 0.0
+        if asked is None or not 0 < asked <= most:
+            return Refusal("TermOutOfRange", f"{EXPOSURE} is {demand[EXPOSURE]!r}; up to {most:g} GLM is served")
+        counter[EXPOSURE] = demand[EXPOSURE]
     for name, lowest, highest in (
         (ACCEPT_TIMEOUT, MIN_ACCEPT_TIMEOUT_S, number(offer.get(ACCEPT_TIMEOUT)) or DAY_S),
         # Between two notes we work on credit.

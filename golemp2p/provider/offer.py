@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from golemp2p.core.payment.vouchers import BATCH, CHANNEL, EXPOSURE, MODES
 from golemp2p.core.properties import Properties
 from golemp2p.wire.rest.node import RuntimeInfo
 from golemp2p.wire.rest.payment import Account
@@ -25,6 +26,7 @@ CAPABILITIES: Final = "golem.runtime.capabilities"
 GIB: Final = 1024**3
 MEMORY_SHARE: Final = 0.7  # of the machine, for all activities together; the offer's figure is for one
 HOUR_S: Final = 3600.0
+LEAST_EXPOSURE_S: Final = 20.0  # of work: a requestor's agent and two nodes have to act in the meantime
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class ProviderTerms:
     debit_note_interval_s: float = 120.0
     accept_timeout_s: float = 240.0
     payment_timeout_s: float = 120.0
+    exposure: float = 0.0  # GLM of work that may be unvouched in mode channel; 0: what one interval can cost
     outbound: tuple[str, ...] = ()  # whitelist of what payloads may reach outside
 
     @property
@@ -51,6 +54,14 @@ class ProviderTerms:
         """A price per counter of the usage vector, then the start price; floats (yapapi drops offers with integers)."""
         further = [float(price) for _, price in self._further]
         return [self.price_per_hour / HOUR_S, self.price_per_cpu_hour / HOUR_S, *further, float(self.price_start)]
+
+    @property
+    def exposure_glm(self) -> float:
+        """What may be unvouched: as set, else what the machine can cost between two debit notes, and the start."""
+        if self.exposure:
+            return self.exposure
+        per_hour = self.price_per_hour + (self.threads or os.cpu_count() or 1) * self.price_per_cpu_hour
+        return round(self.price_start + per_hour * max(LEAST_EXPOSURE_S, self.debit_note_interval_s) / HOUR_S, 18)
 
     @property
     def usage_vector(self) -> list[str]:
@@ -92,6 +103,8 @@ def offer_properties(
         NOTE_INTERVAL: round(terms.debit_note_interval_s),
         PAYMENT_TIMEOUT: round(terms.payment_timeout_s),
         ACCEPT_TIMEOUT: round(terms.accept_timeout_s),
+        MODES: [BATCH, CHANNEL],
+        EXPOSURE: float(terms.exposure_glm),
     }
     for account in accounts:
         properties[f"golem.com.payment.platform.{account.platform}.address"] = account.address

@@ -171,10 +171,19 @@ class Payer:
         return Amount(max(exposure, limits.CHANNEL_DEPOSIT_EXPOSURES * exposure if own is None else own))
 
     async def top_up(self, channel: Channel, amount: Amount) -> Order:
-        """The order that funds it: the one under way, or a new one. (A look at the chain forgets the finished one.)"""
+        """The order that funds it: the one under way, or a new one. (A look at the chain forgets the finished one.)
+
+        Raises ChannelNotFundedError, NetworkError.
+        """
         context = self._parts.context
         driver = context.driver(channel.platform)
         allowance = await driver.allowance(channel.payer, channel.contract)
+        if channel.fund_order is None and (has := await driver.balance(channel.payer)) < amount:
+            raise ChannelNotFundedError(
+                f"account {channel.payer} has {format_amount(has)} {driver.network.symbol}, the deposit of a payment"
+                f" channel to {channel.payee} is {format_amount(amount)}",
+                hint="send tokens to it, or lower payment.channel_deposit",
+            )
 
         def place(connection: Connection) -> Order:
             fresh = repo.get_channel(connection, channel.id, Side.PAYER)
