@@ -38,12 +38,10 @@ bootstrap = []            # multiaddrs of nodes that are up, e.g. "/ip4/…/tcp/
 listen = "127.0.0.1:7465"
 # allowed_origins = ["http://localhost:8000"]   # web pages that may call, with any app-key
 
+# golemp2p payment init --network NAME writes this: polygon, mainnet, amoy, hoodi, holesky, sepolia
 # [[payment.networks]]
-# name = "local"
-# chain_id = 31337
-# token = "0x…"
-# symbol = "tglm"
-# rpc_url = "http://127.0.0.1:8545"
+# name = "amoy"
+# rpc_urls = ["env:AMOY_RPC", "https://…"]   # instead of public ones; "env:NAME": a variable holds the URL with its key
 
 [provider]
 runtimes = ["wasmtime"]   # and "vm" for container images: golemp2p runtime list says what this machine can run
