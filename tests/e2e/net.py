@@ -167,3 +167,21 @@ def wait_until(condition: Any, *, what: str, timeout_s: float = START_TIMEOUT_S)
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
         time.sleep(0.02)
+
+
+def check_journal(node: NodeProcess, directory: Path) -> dict[str, Any]:
+    """Export the node's journal while it runs; it must hold, and a changed copy must not. What `verify` says of it."""
+    file = directory / f"{node.name}-{time.monotonic_ns()}.jsonl"
+    exported = node.command("audit", "export", str(file))
+    assert exported.returncode == 0, exported.stderr
+    verified = golemp2p("audit", "verify", str(file), "--json")
+    assert verified.returncode == 0, verified.stdout
+    first, *rest = file.read_text().split('"signature":"')
+    digit = rest[-1][0]
+    tampered = directory / f"tampered-{file.name}"
+    tampered.write_text('"signature":"'.join([first, *rest[:-1], ("1" if digit == "0" else "0") + rest[-1][1:]]))
+    refused = golemp2p("audit", "verify", str(tampered), "--json")
+    assert refused.returncode == 1
+    assert json.loads(refused.stdout)["findings"][0]["reason"]
+    found: dict[str, Any] = json.loads(verified.stdout)
+    return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 
 import trio
 
 from golemp2p.core.money import parse_amount
 from tests.e2e.agent import deploy_and_run, negotiate
-from tests.e2e.net import Net
+from tests.e2e.net import Net, check_journal
 from tests.integration.runtimes.wats import TICK_LOOP
 
 INTERVAL_S, PAYMENT_S = 1, 2
@@ -18,8 +19,11 @@ TERMS = {
 }
 
 
-async def test_a_payable_debit_note_is_paid_while_the_activity_runs(net: Net) -> None:
-    """Its acceptance makes it due, the provider sees it paid on chain; the invoice pays the rest."""
+async def test_a_payable_debit_note_is_paid_while_the_activity_runs(net: Net, tmp_path: Path) -> None:
+    """Its acceptance makes it due, the provider sees it paid on chain; the invoice pays the rest.
+
+    Afterwards both nodes' journals hold before the auditor.
+    """
     async with net.requestor.client() as client:
         made = await negotiate(client, TICK_LOOP, demand=TERMS)
         provider = next(p for p in net.providers if p.address == made.provider)
@@ -54,3 +58,7 @@ async def test_a_payable_debit_note_is_paid_while_the_activity_runs(net: Net) ->
         invoice = await made.pay()
         assert net.balance(made.provider) - before == parse_amount(invoice.amount), "a payout is always a difference"
         await client.payment.release_allocation(made.allocation)
+        for node, side in ((net.requestor, "payer"), (provider, "payee")):
+            found = check_journal(node, tmp_path)
+            (account,) = [a for a in found["agreements"] if a["agreement"] == made.agreement]
+            assert (account["side"], account["open"], account["paid"]) == (side, "0", invoice.amount)
