@@ -18,6 +18,7 @@ from golemp2p.api.shapes import Me
 from golemp2p.core.ids import Address, AllocationId
 from golemp2p.core.money import format_amount, parse_budget
 from golemp2p.errors import GoneError, NotFoundError, UsageError
+from golemp2p.payment.drivers.deposits import Deposit
 from golemp2p.payment.service import PaymentService
 from golemp2p.storage.payment import Allocation
 from golemp2p.wire.rest import payment as rest
@@ -34,7 +35,12 @@ def allocation_json(a: Allocation) -> dict[str, Any]:
         timestamp=moment_of(a.created_at),
         timeout=None if a.timeout_at is None else moment_of(a.timeout_at),
         make_deposit=a.make_deposit,
+        deposit=None if a.deposit is None else _deposit_json(Deposit.stored(a.deposit)),
     ).to_json()
+
+
+def _deposit_json(deposit: Deposit) -> rest.Deposit:
+    return rest.Deposit(id=f"{deposit.id:#x}", contract=deposit.contract)
 
 
 def _platform(service: PaymentService, wanted: str | rest.PlatformParts | None) -> str:
@@ -67,7 +73,8 @@ def _released_is_not_found() -> Iterator[None]:
 def add_allocations(router: APIRouter, service: PaymentService) -> None:
     @router.post("/allocations", status_code=201, response_model=rest.Allocation, responses=answers(409, 501))
     async def create_allocation(body: rest.NewAllocation, _: Me) -> JSONResponse:
-        _refuse_deposit(body.deposit)
+        if body.deposit is not None:
+            _refuse_validation(body.deposit.validate_)
         allocation = await service.allocations.create(
             platform=_platform(service, body.payment_platform),
             total=parse_budget(body.total_amount, what="totalAmount"),
@@ -75,6 +82,7 @@ def add_allocations(router: APIRouter, service: PaymentService) -> None:
             timeout_at=seconds_of(body.timeout),
             make_deposit=body.make_deposit,
             allocation_id=AllocationId(body.allocation_id) if body.allocation_id else None,
+            deposit=None if body.deposit is None else Deposit.parse(body.deposit.contract, body.deposit.id),
         )
         return JSONResponse(allocation_json(allocation), 201)
 
@@ -97,7 +105,8 @@ def add_allocations(router: APIRouter, service: PaymentService) -> None:
 
     @router.put("/allocations/{allocation_id}", response_model=rest.Allocation, responses=answers(404, 501))
     async def amend_allocation(allocation_id: str, body: rest.AllocationUpdate, _: Me) -> JSONResponse:
-        _refuse_deposit(body.deposit)
+        if body.deposit is not None:
+            _refuse_validation(body.deposit.validate_)
         total = None if body.total_amount is None else parse_budget(body.total_amount, what="totalAmount")
         timeout_at = seconds_of(body.timeout)
         if timeout_at is not None and timeout_at <= time.time():
@@ -149,6 +158,6 @@ def add_allocations(router: APIRouter, service: PaymentService) -> None:
         )
 
 
-def _refuse_deposit(deposit: dict[str, Any] | None) -> None:
-    if deposit is not None:
-        raise HTTPException(501, "deposits are not supported: payments come from the node's own account")
+def _refuse_validation(arguments: dict[str, Any] | None) -> None:
+    if arguments:
+        raise HTTPException(501, "deposit.validate is not supported: spender, amount and end are always checked")

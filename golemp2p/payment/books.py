@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sqlalchemy.engine import Connection
@@ -12,6 +12,7 @@ from golemp2p.core.money import Amount
 from golemp2p.core.payment import (
     DOCUMENT,
     AllocationState,
+    Charge,
     Document,
     DocumentEvent,
     DocumentKind,
@@ -61,7 +62,8 @@ def _timed_out(allocation: Allocation, now: float) -> bool:
 
 def committed(connection: Connection, platform: str, address: Address, *, now: float) -> Amount:
     """What of the account's balance is promised already: live budgets, and what is accepted but not yet paid."""
-    budgets = [a for a in live_allocations(connection, now=now) if (a.platform, a.address) == (platform, address)]
+    live = [a for a in live_allocations(connection, now=now) if a.deposit is None]
+    budgets = [a for a in live if (a.platform, a.address) == (platform, address)]
     return Amount(sum(a.remaining for a in budgets) + repo.owed(connection, Side.PAYER, platform=platform))
 
 
@@ -112,13 +114,15 @@ def accept(
         total=allocation.total,
     )
     charges = repo.get_charges(connection, document.agreement_id)
-    repo.put_charges(connection, document.agreement_id, charge_allocations(charges, allocation.id, before, after))
+    charged = charge_allocations(charges, allocation.id, before, after)
+    repo.put_charges(connection, document.agreement_id, charged)
     after, due = after.schedule()
     parties = parties_of(stored)
     repo.put_ledger(connection, parties, after, before=before)
     if due and (vouch is None or not vouch(connection, parties, due)):
         due_at = document.due_at_ms / 1000 if document.due_at_ms else None
-        settlement_repo.add_obligation(connection, parties, due, now=now, due_at=due_at)
+        for deposit, amount in _by_deposit(connection, charges, charged).items():
+            settlement_repo.add_obligation(connection, parties, amount, now=now, due_at=due_at, deposit=deposit)
     stored = replace(
         stored,
         state=state,
@@ -131,6 +135,19 @@ def accept(
     repo.add_event(connection, stored, "Accepted", now=now)
     _settle_if_covered(connection, stored, after, now=now)
     return True
+
+
+def _by_deposit(connection: Connection, before: Sequence[Charge], after: Sequence[Charge]) -> dict[str | None, Amount]:
+    """What became payable, by the deposit that pays it; None: the account. A released allocation's is closed."""
+    spent = {charge.allocation: charge.spent for charge in before}
+    result: dict[str | None, Amount] = {}
+    for charge in after:
+        grown = charge.spent - spent.get(charge.allocation, 0)
+        if grown:
+            (allocation,) = repo.find_allocations(connection, id=charge.allocation)
+            deposit = allocation.deposit if allocation.state is AllocationState.LIVE else None
+            result[deposit] = Amount(result.get(deposit, 0) + grown)
+    return result
 
 
 def note_acceptance(

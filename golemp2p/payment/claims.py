@@ -129,6 +129,7 @@ class Claims:
             token=network.token,
             used_log_indices=used,
             distributors=[contract for contract in (network.batch, network.multi) if contract],
+            lock=network.lock,
         )
         if reason:
             self._refuse(connection, notice, reason)

@@ -53,6 +53,7 @@ allocations = sa.Table(
     sa.Column("timeout_at", sa.Float),
     sa.Column("make_deposit", sa.Boolean, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
+    sa.Column("deposit", sa.Text),  # "contract/0xid" of somebody's locked tokens that it is paid from
 )
 charges = sa.Table(
     "pay_charge",
@@ -158,6 +159,7 @@ class Allocation:
     timeout_at: float | None
     make_deposit: bool
     state: AllocationState
+    deposit: str | None = None  # "contract/0xid"
     reserved: Amount = ZERO
     spent: Amount = ZERO
 

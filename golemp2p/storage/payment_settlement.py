@@ -34,6 +34,7 @@ obligations = sa.Table(
     sa.Column("batch_id", sa.Text, index=True),  # NULL: nobody pays it yet
     sa.Column("settled", sa.Boolean, nullable=False, default=False),
     sa.Column("due_at", sa.Float),
+    sa.Column("deposit", sa.Text),  # to be paid from it, not from the account
 )
 slots = sa.Table(
     "pay_slot",
@@ -107,6 +108,7 @@ class Mode(StrEnum):
     TRANSFER = "transfer"  # one plain ERC-20 transfer to one payee
     BATCH = "batch"  # BatchPayer.payOnce, with an id on the chain
     MULTI = "multi"  # Golem's multi-transfer
+    DEPOSIT = "deposit"  # one payee, from tokens that somebody locked for us
     ORDER = "order"  # what somebody ordered
 
 
@@ -179,7 +181,13 @@ class Order:
 
 
 def add_obligation(
-    connection: Connection, parties: Parties, amount: Amount, *, now: float, due_at: float | None = None
+    connection: Connection,
+    parties: Parties,
+    amount: Amount,
+    *,
+    now: float,
+    due_at: float | None = None,
+    deposit: str | None = None,
 ) -> None:
     connection.execute(
         sa.insert(obligations).values(
@@ -191,8 +199,15 @@ def add_obligation(
             amount=amount,
             created_at=now,
             due_at=due_at,
+            deposit=deposit,
         )
     )
+
+
+def deposit_in_use(connection: Connection, deposit: str) -> bool:
+    """Whether a debt is still to be paid from it."""
+    query = sa.select(obligations.c.id).where(obligations.c.deposit == deposit, ~obligations.c.settled).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def unplanned_obligations(connection: Connection, platform: str) -> list[Obligation]:

@@ -46,6 +46,7 @@ class Obligation:
     amount: Amount
     created_at: float
     due_at: float | None = None
+    deposit: str | None = None  # paid from tokens that somebody locked for us: "contract/0xid"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Group:
     payee: Address
     peer: PeerId
     debts: tuple[Obligation, ...]
+
+    @property
+    def deposit(self) -> str | None:
+        return self.debts[0].deposit
 
     @property
     def amount(self) -> Amount:
@@ -75,16 +80,17 @@ class Choice:
 
 
 def net(debts: Sequence[Obligation], *, max_agreements: int) -> list[Group]:
-    """By payee (and its node), the one with the oldest debt first; a payment notice has room for so many agreements."""
-    groups: dict[tuple[Address, PeerId], list[Obligation]] = {}
-    agreements: dict[tuple[Address, PeerId], set[AgreementId]] = {}
+    """By payee (its node, and the deposit it is paid from), the one with the oldest debt first; a payment notice has
+    room for so many agreements."""
+    groups: dict[tuple[Address, PeerId, str | None], list[Obligation]] = {}
+    agreements: dict[tuple[Address, PeerId, str | None], set[AgreementId]] = {}
     for debt in debts:
-        key = (debt.payee, debt.peer)
+        key = (debt.payee, debt.peer, debt.deposit)
         known = agreements.setdefault(key, set())
         if debt.agreement_id in known or len(known) < max_agreements:
             known.add(debt.agreement_id)
             groups.setdefault(key, []).append(debt)
-    return [Group(payee, peer, tuple(mine)) for (payee, peer), mine in groups.items()]
+    return [Group(payee, peer, tuple(mine)) for (payee, peer, _), mine in groups.items()]
 
 
 def choose(groups: Sequence[Group], cycle: Cycle, *, now: float, force: bool = False) -> Choice:

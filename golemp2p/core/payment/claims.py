@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from golemp2p.core.ids import Address
 from golemp2p.core.money import format_amount
@@ -33,6 +33,8 @@ class MinedTransfers:
     succeeded: bool
     legs: tuple[Leg, ...]
     final: bool = True
+    sender: Address | None = None  # of the transaction
+    target: Address | None = None  # the contract that it called
 
 
 def judge_claim(
@@ -42,15 +44,21 @@ def judge_claim(
     token: Address,
     used_log_indices: Collection[int],
     distributors: Collection[Address] = (),
+    lock: Address | None = None,
 ) -> tuple[list[Leg], str]:
     """The legs that pay ``notice``, or a reason why it is refused.
 
     ``used_log_indices``: events of this transaction that paid an earlier notice. A native-coin transfer has no event
     and so counts for nothing; events of other tokens, recipients and senders do not count either.
     ``distributors``: contracts of the network that pull a sum from the payer and push it on to several payees.
+    ``lock``: Golem's deposit contract: only a deposit's spender moves its tokens, so what it sends in a transaction by
+    which the payer calls it is the payer's payment.
     """
     if not found.succeeded:
         return [], f"transaction {notice.transaction} was reverted"
+    if lock is not None and found.sender == notice.payer and found.target == lock:
+        legs = [replace(leg, sender=notice.payer) if leg.sender == lock else leg for leg in found.legs]
+        found = replace(found, legs=tuple(legs))
     ours = [
         leg
         for leg, payer in _with_payers([leg for leg in found.legs if leg.token == token], distributors)

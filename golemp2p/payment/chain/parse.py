@@ -37,6 +37,8 @@ class MinedReceipt:
     succeeded: bool
     gas_used: int
     logs: tuple[Log, ...]
+    sender: Address
+    target: Address | None  # None: it made a contract
     price: int = field(compare=False)
 
 
@@ -107,6 +109,8 @@ def parse_receipt(value: Any, host: str, *, transaction: str) -> MinedReceipt | 
         succeeded=quantity(fields.get("status"), host) == 1,
         gas_used=quantity(fields.get("gasUsed"), host),
         logs=tuple(parse_log(log, host) for log in logs),
+        sender=_address(fields.get("from"), host),
+        target=None if fields.get("to") is None else _address(fields.get("to"), host),
         price=quantity(fields.get("effectiveGasPrice") or 0, host),
     )
 

@@ -187,6 +187,8 @@ class Erc20Driver:
             succeeded=mined.succeeded,
             legs=tuple(leg for log in mined.logs if (leg := leg_of(log)) is not None),
             final=final,
+            sender=mined.sender,
+            target=mined.target,
         )
 
     async def _receipt(self, transaction: str) -> tuple[MinedReceipt, int, bool] | None:

@@ -146,6 +146,8 @@ class FakeDriver:
             succeeded=receipt.succeeded,
             legs=found[1].legs,
             final=receipt.final,
+            sender=found[1].tx.sender,
+            target=found[1].tx.call.to,
         )
 
     def _ask(self, what: str) -> None:

@@ -117,7 +117,8 @@ class SettlementEngine:
             raise problems[0]
         # News that came meanwhile is seen by the loop; what is owed beyond the plan waits for room, so slots are open.
         open_slots = await self._context.storage.run(lambda c: repo.find_slots(c, platform, states=OPEN_SLOTS))
-        return BUSY if open_slots or plan.approve is not None else plan.wake_at
+        more = open_slots or plan.approve is not None or (plan.postponed and plan.planned)
+        return BUSY if more else plan.wake_at
 
     async def _advance_all(self, driver: ChainDriver, states: tuple[SlotState, ...] = OPEN_SLOTS) -> list[GolemError]:
         problems: list[GolemError] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -16,6 +17,7 @@ from golemp2p.core.payment import Choice, Fees, Group, Obligation, SlotState, ch
 from golemp2p.errors import GolemError, UsageError
 from golemp2p.payment.drivers import transactions as calls
 from golemp2p.payment.drivers.base import Call, CallRevertedError, ChainDriver, OutOfGasFundsError
+from golemp2p.payment.drivers.deposits import Deposit
 from golemp2p.payment.ports import Context
 from golemp2p.payment.purse import SpendingCapError
 from golemp2p.payment.settlement.states import (
@@ -41,6 +43,7 @@ class Plan:
     approve: Order | None = None  # must be sent before a batch can be
     failed: list[tuple[Order, str]] = field(default_factory=list)  # orders that are given up
     wake_at: float | None = None
+    postponed: bool = False  # an order waits for debts to be paid first
 
 
 @dataclass
@@ -82,7 +85,7 @@ class Planner:
         account = context.purse.address
         unmined = [slot for slot in open_slots if slot.state is not SlotState.MINED]
         funds = _Funds(
-            tokens=await driver.balance(account) - sum(slot.amount for slot in unmined),
+            tokens=await driver.balance(account) - sum(s.amount for s in unmined if s.mode is not Mode.DEPOSIT),
             coin=await driver.gas_balance(account)
             - sum((s.gas or calls.TRANSFER_GAS) * fees.max_fee + (s.value or 0) for s in unmined),
             room=room,
@@ -138,7 +141,9 @@ class Planner:
         self, driver: ChainDriver, fees: Fees, funds: _Funds, plan: Plan, *, force: bool, now: float
     ) -> None:
         groups = await self._affordable(driver, funds, plan, now=now)
-        suspects = [g for g in groups if self._context.parking.is_suspect(driver.network.platform, g.payee)]
+        suspects = [
+            g for g in groups if g.deposit or self._context.parking.is_suspect(driver.network.platform, g.payee)
+        ]
         together = [g for g in groups if g not in suspects]
         contract = await self._contract(driver) if len(together) > 1 else None
         if contract is None:
@@ -164,7 +169,8 @@ class Planner:
         today, opens_at = await context.storage.run(lambda c: context.purse.room_today(c, platform, now=now))
         result = []
         for group in plan.choice.groups:
-            if group.amount > funds.tokens:
+            needed = 0 if group.deposit else group.amount
+            if needed > funds.tokens:
                 plan.problems.append(
                     OutOfTokensError(
                         f"account {context.purse.address} lacks {format_amount(Amount(group.amount - funds.tokens))}"
@@ -181,7 +187,7 @@ class Planner:
                     )
                 )
             else:
-                funds.tokens -= group.amount
+                funds.tokens -= needed
                 today = None if today is None else Amount(today - group.amount)
                 result.append(group)
         return result
@@ -246,6 +252,8 @@ class Planner:
 
     async def _single(self, driver: ChainDriver, group: Group, fees: Fees, funds: _Funds, plan: Plan) -> bool:
         context, network = self._context, driver.network
+        if group.deposit:
+            return await self._from_deposit(driver, Deposit.stored(group.deposit), group, fees, funds, plan)
         if refusal := await driver.refusal(context.purse.address, group.payee, group.amount):
             context.parking.refused(network.platform, group.payee, refusal, now=context.clock())
             plan.problems.append(_parked(group.payee, refusal))
@@ -257,6 +265,20 @@ class Planner:
             plan,
         )
 
+    async def _from_deposit(
+        self, driver: ChainDriver, deposit: Deposit, group: Group, fees: Fees, funds: _Funds, plan: Plan
+    ) -> bool:
+        context, network = self._context, driver.network
+        call = Call(deposit.contract, deposit.pay_call(group.payee, group.amount))
+        try:
+            call = replace(call, gas=_with_margin(await driver.estimate(context.purse.address, call)))
+        except CallRevertedError as exc:
+            refusal = f"deposit {deposit}: {exc.message}"
+            context.parking.refused(network.platform, group.payee, refusal, now=context.clock())
+            plan.problems.append(_parked(group.payee, refusal))
+            return True
+        return self._take(Planned(Mode.DEPOSIT, str(uuid.uuid4()), call, fees, group.amount, (group,)), funds, plan)
+
     # --- orders ---------------------------------------------------------------------------------------------------
 
     async def _plan_orders(
@@ -265,6 +287,10 @@ class Planner:
         for order in orders:
             if funds.room <= 0:
                 return
+            deposit = order.detail.get("deposit", "")
+            if deposit and await self._context.storage.run(partial(repo.deposit_in_use, deposit=deposit)):
+                plan.postponed = True  # it is closed when all is paid from it
+                continue
             if order.tokens > funds.tokens:
                 plan.problems.append(
                     OutOfTokensError(

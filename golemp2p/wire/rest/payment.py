@@ -18,8 +18,20 @@ class PlatformParts(RestModel):
     token: str | None = None
 
 
+class Deposit(RestModel):
+    """Tokens that somebody locked for this node's account. ``id``: in hex."""
+
+    id: str
+    contract: str
+    validate_: dict[str, Any] | None = Field(default=None, alias="validate")
+
+
+class DepositUpdate(RestModel):
+    validate_: dict[str, Any] | None = Field(default=None, alias="validate")
+
+
 class NewAllocation(RestModel):
-    """Clients leave spentAmount, remainingAmount and allocationId as empty strings. ``deposit`` is refused."""
+    """Clients leave spentAmount, remainingAmount and allocationId as empty strings."""
 
     allocation_id: str = ""
     address: str | None = None
@@ -27,13 +39,13 @@ class NewAllocation(RestModel):
     total_amount: AmountIn
     timeout: Timestamp | None = None
     make_deposit: bool = False
-    deposit: dict[str, Any] | None = None
+    deposit: Deposit | None = None
 
 
 class AllocationUpdate(RestModel):
     total_amount: AmountIn | None = None
     timeout: Timestamp | None = None
-    deposit: dict[str, Any] | None = None
+    deposit: DepositUpdate | None = None
 
 
 class Allocation(RestModel):
@@ -46,6 +58,7 @@ class Allocation(RestModel):
     timestamp: Timestamp
     timeout: Timestamp | None = None
     make_deposit: bool = False
+    deposit: Deposit | None = None
 
 
 class Account(RestModel):

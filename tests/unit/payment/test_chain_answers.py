@@ -41,6 +41,8 @@ RECEIPT = {
     "gasUsed": "0x5208",
     "logs": [LOG],
     "effectiveGasPrice": "0x7",
+    "from": ADDRESS,
+    "to": ADDRESS,
 }
 json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=70) | st.just(HASH),

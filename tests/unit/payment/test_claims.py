@@ -63,3 +63,12 @@ def test_no_notice_takes_more_than_its_payer_gave(moves: list[tuple[Address, Add
         assert sum(moves[i][2] for i in chosen) == amount
         assert all(moves[i][1] == PAYEE for i in chosen)
         assert amount <= sum(value for sender, _, value in moves if sender == PAYER)
+
+
+def test_what_a_deposit_contract_sends_is_the_payment_of_the_spender_that_called_it() -> None:
+    lock = Address("0x" + "10" * 20)
+    legs = (Leg(0, TOKEN, lock, PAYEE, 5),)
+    for sender, target, pays in ((PAYER, lock, True), (OTHER, lock, False), (PAYER, OTHER, False)):
+        found = MinedTransfers(TX, 1, "0x1", 1, True, legs, sender=sender, target=target)
+        chosen, _ = judge_claim(notice(5), found, token=TOKEN, used_log_indices=(), lock=lock)
+        assert bool(chosen) is pays

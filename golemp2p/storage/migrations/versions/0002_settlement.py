@@ -9,6 +9,8 @@ down_revision = "0001"
 
 def upgrade() -> None:
     op.add_column("pay_obligation", sa.Column("due_at", sa.Float(), nullable=True))
+    op.add_column("pay_obligation", sa.Column("deposit", sa.Text(), nullable=True))
+    op.add_column("pay_allocation", sa.Column("deposit", sa.Text(), nullable=True))
     op.add_column("pay_tx_version", sa.Column("signed_at", sa.Float(), nullable=True))
     for column in (
         sa.Column("target", sa.Text(), nullable=True),
