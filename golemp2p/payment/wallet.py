@@ -22,6 +22,7 @@ from golemp2p.core.money import Amount, format_amount, parse_amount
 from golemp2p.core.payment import Side
 from golemp2p.errors import ConflictError, DeadlineError, NotFoundError, UsageError
 from golemp2p.networks.schema import check_address
+from golemp2p.payment.drivers.base import OutOfGasFundsError
 from golemp2p.payment.drivers.transactions import mint_call, transfer_call
 from golemp2p.payment.endpoints import EndpointStatus, HasEndpoints
 from golemp2p.payment.networks import PaymentNetwork
@@ -124,8 +125,12 @@ class Wallet:
 
     async def preview(self, order: Order) -> Planned:
         """What would be sent for it. Raises what stands in the way, NetworkError."""
-        with _deadline(order.platform):
-            planned = await self._engine.preview(order.platform, order=order)
+        network = self._context.driver(order.platform).network
+        try:
+            with _deadline(order.platform):
+                planned = await self._engine.preview(order.platform, order=order)
+        except OutOfGasFundsError as exc:
+            raise OutOfGasFundsError(exc.message, hint=network.faucet_hint or exc.hint) from exc
         if not planned:
             raise DeadlineError(
                 f"too many transactions of {order.platform} are under way", hint="look at: golemp2p payment status"
