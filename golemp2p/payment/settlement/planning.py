@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -287,9 +286,8 @@ class Planner:
         for order in orders:
             if funds.room <= 0:
                 return
-            deposit = order.detail.get("deposit", "")
-            if deposit and await self._context.storage.run(partial(repo.deposit_in_use, deposit=deposit)):
-                plan.postponed = True  # it is closed when all is paid from it
+            if await self._must_wait(order):
+                plan.postponed = True
                 continue
             if order.tokens > funds.tokens:
                 plan.problems.append(
@@ -313,6 +311,11 @@ class Planner:
             if not self._take(Planned(Mode.ORDER, order.key, call, fees, order.tokens, order=order), funds, plan):
                 return
             funds.tokens -= order.tokens
+
+    async def _must_wait(self, order: Order) -> bool:
+        """A deposit is closed when all is paid from it."""
+        deposit = order.detail.get("deposit", "")
+        return bool(deposit) and await self._context.storage.run(lambda c: repo.deposit_in_use(c, deposit))
 
     def _take(self, planned: Planned, funds: _Funds, plan: Plan) -> bool:
         if planned.max_cost_wei > funds.coin:
