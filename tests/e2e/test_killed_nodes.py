@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import trio
 
 from golemp2p.client import NodeClient
 from golemp2p.core.money import parse_amount
 from tests.e2e.agent import Deal, deal, deploy_and_run, negotiate, wait_for_state
-from tests.e2e.net import Net, NodeProcess
+from tests.e2e.net import Net, NodeProcess, check_journal
 from tests.integration.runtimes.wats import HELLO, TICK_LOOP
 
 
@@ -166,11 +167,12 @@ async def test_debit_notes_of_a_killed_provider_stay_and_are_not_billed_again(fr
         await settled_once(net, provider, made.agreement, before)
 
 
-async def test_the_chain_has_paid_what_was_billed_and_no_more(fragile_net: Net) -> None:
-    """Runs last in this module."""
+async def test_the_chain_has_paid_what_was_billed_and_no_more(fragile_net: Net, tmp_path: Path) -> None:
+    """Runs last in this module. What was killed over and over kept its books."""
     net = fragile_net
     async with net.requestor.client() as client:
         invoices = [await Deal(client, i.agreement_id, "", "", 0.0).pay() for i in await client.payment.invoices()]
     assert sum(amount for _, _, amount in net.transfers()) == sum(parse_amount(i.amount) for i in invoices)
     for node in (net.requestor, *net.providers):
         assert "Traceback" not in node.log
+        assert check_journal(node, tmp_path)["findings"] == []
