@@ -476,5 +476,6 @@ MAX_CHANNELS_PER_PEER: Final = 8  # announced to us and not closed
 MAX_CHANNELS_CACHED: Final = 4_096  # configurations that need not be read again for the next voucher
 VOUCHERS_PER_S: Final = 20.0  # of one peer: one for each accepted document of all its agreements
 VOUCHERS_BURST: Final = 400
+VOUCHER_GROUP: Final = 256  # stored in one transaction
 CHANNEL_CHECK_TIMEOUT_S: Final = 30.0  # a provider's look at the channel before it approves
 EXPOSURE_CHECK_S: Final = 1.0  # how often a provider compares what its work costs with what is vouched for

@@ -31,12 +31,13 @@ class Reverted(Exception):
 class Evm:
     evm: pyrevm.EVM
     token: Address
+    now: int = 1_000_000  # of the next block
 
     @classmethod
     def start(cls) -> Evm:
         evm = pyrevm.EVM()
         evm.set_balance(OWNER, COIN)
-        evm.set_block_env(pyrevm.BlockEnv(timestamp=1_000_000, gas_limit=10**9))
+        evm.set_block_env(pyrevm.BlockEnv(timestamp=cls.now, gas_limit=10**9))
         return cls(evm, Address(evm.deploy(OWNER, load("TestToken").deployment()).lower()))
 
     def deploy(self, name: ContractName) -> Address:
@@ -65,7 +66,9 @@ class Evm:
 
     def logs(self) -> Sequence[pyrevm.Log]:
         """Of the last transaction."""
-        return self.evm.result.logs
+        result = self.evm.result
+        assert result is not None, "nothing was sent yet"
+        return result.logs
 
     def view(self, to: Address, data: bytes) -> bytes:
         return bytes(self.evm.message_call(OWNER, to, calldata=data, is_static=True))
@@ -82,12 +85,9 @@ class Evm:
     def allowance(self, owner: Address, spender: Address) -> int:
         return int.from_bytes(self.view(self.token, allowance_call(owner, spender)), "big")
 
-    @property
-    def now(self) -> int:
-        return int(self.evm.env.block.timestamp)
-
     def warp(self, seconds: int) -> None:
-        self.evm.set_block_env(pyrevm.BlockEnv(timestamp=self.now + seconds, gas_limit=10**9))
+        self.now += seconds
+        self.evm.set_block_env(pyrevm.BlockEnv(timestamp=self.now, gas_limit=10**9))
 
 
 def selector(signature: str) -> bytes:

@@ -6,7 +6,7 @@ channel and of the agreement's share: older vouchers are worth nothing once a ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -165,48 +165,60 @@ def find_channels(
     ]
 
 
-# --- vouchers: the busiest statements of the node, so they are prepared text ---------------------------------------
+# --- vouchers: the busiest statements of the node, so they are plain text for SQLite --------------------------------
 
-_GET_VOUCHED = sa.text(
-    "SELECT amount FROM pay_channel_share WHERE channel_id = :channel AND side = :side AND agreement_id = :agreement"
-)
-_PUT_SHARE = sa.text(
+_GET_TOTALS = "SELECT cumulative, signature, attributed, close_at FROM pay_channel WHERE id = ? AND side = ?"
+_GET_VOUCHED = "SELECT amount FROM pay_channel_share WHERE channel_id = ? AND side = ? AND agreement_id = ?"
+_PUT_SHARE = (
     "INSERT INTO pay_channel_share (channel_id, side, agreement_id, number, amount, credited)"
-    " VALUES (:channel, :side, :agreement,"
-    " (SELECT COUNT(*) FROM pay_channel_share WHERE channel_id = :channel AND side = :side), :amount, '0')"
-    " ON CONFLICT (channel_id, side, agreement_id) DO UPDATE SET amount = :amount"
+    " VALUES (?1, ?2, ?3, (SELECT COUNT(*) FROM pay_channel_share WHERE channel_id = ?1 AND side = ?2), ?4, '0')"
+    " ON CONFLICT (channel_id, side, agreement_id) DO UPDATE SET amount = ?4"
 )
-_PUT_VOUCHER = sa.text(
-    "UPDATE pay_channel SET cumulative = :cumulative, signature = :signature, attributed = :attributed,"
-    " used_at = :now, unclaimed_since = COALESCE(unclaimed_since, :now) WHERE id = :channel AND side = :side"
+_PUT_VOUCHER = (
+    "UPDATE pay_channel SET cumulative = ?3, signature = ?4, attributed = ?5, used_at = ?6,"
+    " unclaimed_since = COALESCE(unclaimed_since, ?6) WHERE id = ?1 AND side = ?2"
 )
+
+
+@dataclass(frozen=True)
+class VoucherTotals:
+    """Of one channel: what its newest voucher says, and what of that belongs to known agreements."""
+
+    cumulative: Amount
+    signature: bytes | None
+    attributed: Amount
+    closing: bool
+
+
+def get_totals(connection: Connection, channel_id: str, side: Side) -> VoucherTotals | None:
+    row = connection.exec_driver_sql(_GET_TOTALS, (channel_id, side.value)).one_or_none()
+    if row is None:
+        return None
+    return VoucherTotals(Amount(int(row[0])), row[1], Amount(int(row[2])), row[3] != "0")
 
 
 def vouched(connection: Connection, channel_id: str, side: Side, agreement_id: str) -> Amount:
     """What of the channel's vouchers belongs to this agreement."""
-    row = {"channel": channel_id, "side": side.value, "agreement": agreement_id}
-    found = connection.execute(_GET_VOUCHED, row).scalar()
+    found = connection.exec_driver_sql(_GET_VOUCHED, (channel_id, side.value, agreement_id)).scalar()
     return Amount(int(found or 0))
 
 
 def put_voucher(
     connection: Connection,
-    channel: Channel,
+    channel_id: str,
+    side: Side,
     *,
     cumulative: Amount,
     signature: bytes | None,
     attributed: Amount,
-    agreement_id: str,
-    amount: Amount,
+    shares: Mapping[str, Amount],
     now: float,
 ) -> None:
-    """The newest voucher of ``channel``; ``amount``: of it all that belongs to this agreement."""
-    key = {"channel": channel.id, "side": channel.side.value}
-    connection.execute(
-        _PUT_VOUCHER,
-        {**key, "cumulative": str(cumulative), "signature": signature, "attributed": str(attributed), "now": now},
-    )
-    connection.execute(_PUT_SHARE, {**key, "agreement": agreement_id, "amount": str(amount)})
+    """The newest voucher of a channel; ``shares``: what of it belongs in all to each agreement that has more now."""
+    parameters = (channel_id, side.value, str(cumulative), signature, str(attributed), now)
+    connection.exec_driver_sql(_PUT_VOUCHER, parameters)
+    for agreement_id, amount in shares.items():
+        connection.exec_driver_sql(_PUT_SHARE, (channel_id, side.value, agreement_id, str(amount)))
 
 
 def open_shares(connection: Connection, channel_id: str, side: Side) -> list[Share]:

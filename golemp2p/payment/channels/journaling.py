@@ -5,7 +5,9 @@ from __future__ import annotations
 from sqlalchemy.engine import Connection
 
 from golemp2p.core.money import Amount
+from golemp2p.core.payment import Side
 from golemp2p.core.payment.journal import EntryKind
+from golemp2p.core.payment.vouchers import ChannelConfig, Voucher, VoucherDomain
 from golemp2p.payment.channels.abi import ClaimedEvent
 from golemp2p.storage import journal
 from golemp2p.storage.channels import Channel
@@ -13,22 +15,31 @@ from golemp2p.storage.channels import Channel
 CLAIM_ENTRY = "claim"
 
 
-def voucher(connection: Connection, channel: Channel, agreement_id: str, total: Amount, *, now: float) -> None:
-    """Made or received: ``channel`` with its newest voucher. Enough to verify the signature with nothing else."""
-    assert channel.signature is not None, channel.id
+def voucher(
+    connection: Connection,
+    side: Side,
+    domain: VoucherDomain,
+    config: ChannelConfig,
+    newest: Voucher,
+    agreement_id: str,
+    total: Amount,
+    *,
+    now: float,
+) -> None:
+    """Made or received. Enough to verify the signature with nothing else."""
     body = {
-        "side": channel.side.value,
-        "chainId": channel.chain_id,
-        "contract": channel.contract,
-        "payer": channel.payer,
-        "payee": channel.payee,
-        "signer": channel.signer,
-        "grace": channel.grace_s,
-        "salt": "0x" + channel.salt.hex(),
-        "channelId": channel.id,
-        "cumulative": str(channel.cumulative),
+        "side": side.value,
+        "chainId": domain.chain_id,
+        "contract": domain.contract,
+        "payer": config.payer,
+        "payee": config.payee,
+        "signer": config.signer,
+        "grace": config.grace_s,
+        "salt": "0x" + config.salt.hex(),
+        "channelId": "0x" + config.id.hex(),
+        "cumulative": str(newest.cumulative),
         "agreementTotal": str(total),
-        "signature": channel.signature.hex(),
+        "signature": newest.signature.hex(),
     }
     journal.append(connection, EntryKind.VOUCHER, body, agreement_id=agreement_id, now=now)
 

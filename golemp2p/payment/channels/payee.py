@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 import trio
@@ -27,10 +27,11 @@ from golemp2p.core.payment.vouchers import (
     mode_of,
 )
 from golemp2p.core.peer import address_of
-from golemp2p.errors import GolemError, NotFoundError, PolicyError, RemoteError, RemoteProtocolError
+from golemp2p.errors import GolemError, NotFoundError, PolicyError, RemoteError
 from golemp2p.net.ratelimit import RateLimit
-from golemp2p.payment.channels import abi, journaling
+from golemp2p.payment.channels import abi
 from golemp2p.payment.channels.abi import ClaimItem
+from golemp2p.payment.channels.arrivals import Arrived, Known, store_vouchers
 from golemp2p.payment.channels.parts import Parts
 from golemp2p.payment.documents import terms_of
 from golemp2p.storage import channels as repo
@@ -42,19 +43,12 @@ from golemp2p.storage.payment_settlement import Order
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What does not change of a channel: a voucher is checked against it without asking the database."""
-
-    peer: PeerId
-    config: ChannelConfig
-    domain: VoucherDomain
-
-
 class Payee:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
+        self._waiting: list[Arrived] = []
+        self._storing = False
         self._rate = RateLimit(limits.VOUCHERS_PER_S, limits.VOUCHERS_BURST)
 
     # --- announcements ----------------------------------------------------------------------------------------------
@@ -164,72 +158,51 @@ class Payee:
     async def receive(self, peer: PeerId, voucher: Voucher, agreement_id: AgreementId, total: Amount) -> None:
         """Verified and on disk on return. ``total``: what of the channel belongs to this agreement. A repeated or an
         older one changes nothing. Raises NotFoundError, PolicyError, RemoteProtocolError."""
-        channel_id = "0x" + voucher.channel_id.hex()
-        known = await self._find(channel_id)
+        known = await self._find("0x" + voucher.channel_id.hex())
         if known.peer != peer:
-            raise PolicyError(f"channel {channel_id} is not between us")
+            raise PolicyError(f"channel 0x{voucher.channel_id.hex()} is not between us")
         check_voucher(known.domain, known.config, voucher)  # before the database is asked: 0.1 ms
-        now = self._parts.context.clock()
-        await self._parts.context.storage.run(
-            lambda c: self._store(c, channel_id, peer, voucher, agreement_id, total, now)
-        )
+        arrived = Arrived(known, voucher, agreement_id, total)
+        self._waiting.append(arrived)
+        if not self._storing:
+            await self._store_waiting()
+        else:
+            await arrived.done.wait()
+        if arrived.error is not None:
+            raise arrived.error
+
+    async def _store_waiting(self) -> None:
+        """Who comes first stores for all that come meanwhile: of each channel the newest is written, once a group."""
+        context = self._parts.context
+        self._storing = True
+        try:
+            with trio.CancelScope(shield=True):  # others wait for what we have begun
+                while self._waiting:
+                    group = self._waiting[: limits.VOUCHER_GROUP]
+                    del self._waiting[: limits.VOUCHER_GROUP]
+                    now = context.clock()
+                    try:
+                        await context.storage.run(partial(store_vouchers, group=group, now=now))
+                    except Exception as exc:  # noqa: BLE001 - nothing of the group is stored; each caller gets it
+                        for arrived in group:
+                            arrived.error = exc
+                    for arrived in group:
+                        arrived.done.set()
+        finally:
+            self._storing = False
         self._parts.news.tell()
 
-    async def _find(self, channel_id: str) -> _Known:
+    async def _find(self, channel_id: str) -> Known:
         known = self._known.get(channel_id)
         if known is None:
             found = await self._parts.context.storage.run(lambda c: repo.get_channel(c, channel_id, Side.PAYEE))
             if found is None:
                 raise NotFoundError(f"channel {channel_id} was not announced here")
-            known = _Known(found.peer, found.config, VoucherDomain(found.chain_id, found.contract))
+            known = Known(found.peer, found.config, VoucherDomain(found.chain_id, found.contract), found.platform)
             if len(self._known) >= limits.MAX_CHANNELS_CACHED:
                 self._known.pop(next(iter(self._known)))
             self._known[channel_id] = known
         return known
-
-    def _store(
-        self,
-        connection: Connection,
-        channel_id: str,
-        peer: PeerId,
-        voucher: Voucher,
-        agreement_id: AgreementId,
-        total: Amount,
-        now: float,
-    ) -> None:
-        channel = repo.get_channel(connection, channel_id, Side.PAYEE)
-        assert channel is not None, channel_id
-        before = repo.vouched(connection, channel_id, Side.PAYEE, agreement_id)
-        if before == 0:
-            parties = ledger_repo.get_parties(connection, agreement_id, Side.PAYEE)
-            if parties is None or parties.peer != peer or parties.platform != channel.platform:
-                raise PolicyError(f"nothing was billed to you under agreement {agreement_id}")
-        newer = voucher.cumulative > channel.cumulative
-        cumulative = max(channel.cumulative, voucher.cumulative)
-        grown = max(0, total - before)
-        if channel.attributed + grown > cumulative:
-            raise RemoteProtocolError(
-                f"vouchers of {format_amount(cumulative)} cannot be split into"
-                f" {format_amount(channel.attributed + grown)} for their agreements"
-            )
-        if not newer and not grown:
-            return
-        if channel.close_at and newer:
-            # It still counts, as far as the deposit reaches, until the channel is closed.
-            log.warning("voucher_for_closing_channel", channel_id=channel_id)
-        signature = voucher.signature if newer else channel.signature
-        repo.put_voucher(
-            connection,
-            channel,
-            cumulative=cumulative,
-            signature=signature,
-            attributed=Amount(channel.attributed + grown),
-            agreement_id=agreement_id,
-            amount=Amount(before + grown),
-            now=now,
-        )
-        newest = replace(channel, cumulative=cumulative, signature=signature)
-        journaling.voucher(connection, newest, agreement_id, Amount(before + grown), now=now)
 
     # --- claims -----------------------------------------------------------------------------------------------------
 

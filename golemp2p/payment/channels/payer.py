@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 import trio
@@ -20,6 +20,7 @@ from golemp2p.core.payment.vouchers import (
     CHANNEL,
     MODES,
     ChannelConfig,
+    Voucher,
     VoucherDomain,
     check_top_up,
     exposure_of,
@@ -234,23 +235,24 @@ class Payer:
         channel = funded[0]
         context, agreement = self._parts.context, parties.agreement_id
         cumulative = Amount(channel.cumulative + amount)
-        digest = VoucherDomain(channel.chain_id, channel.contract).digest(channel.config.id, cumulative)
+        domain = VoucherDomain(channel.chain_id, channel.contract)
+        digest = domain.digest(channel.config.id, cumulative)
         signature = context.purse.voucher(
             connection, digest, platform=channel.platform, agreement_id=agreement, amount=amount, now=now
         )
         total = Amount(repo.vouched(connection, channel.id, Side.PAYER, agreement) + amount)
         repo.put_voucher(
             connection,
-            channel,
+            channel.id,
+            Side.PAYER,
             cumulative=cumulative,
             signature=signature,
             attributed=cumulative,
-            agreement_id=agreement,
-            amount=total,
+            shares={agreement: total},
             now=now,
         )
-        newest = replace(channel, cumulative=cumulative, signature=signature)
-        journaling.voucher(connection, newest, agreement, total, now=now)
+        voucher = Voucher(channel.config.id, cumulative, signature)
+        journaling.voucher(connection, Side.PAYER, domain, channel.config, voucher, agreement, total, now=now)
         message = wire.VoucherMessage(
             channel_id=channel.id,
             cumulative=str(cumulative),

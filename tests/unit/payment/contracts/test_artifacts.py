@@ -51,7 +51,7 @@ def test_one_hash_says_which_program_it_is_and_for_which_token(name: ContractNam
     evm = Evm.start()
     deployed = evm.deploy(name)
     token = evm.token if name in OF_ONE_TOKEN else None
-    code = bytes(evm.evm.get_code(deployed))
+    code = bytes(evm.evm.get_code(deployed) or b"")
     code = code[: len(load(name).runtime) + (32 if token else 0)]  # pyrevm pads it for its own use
     assert hashlib.sha256(code).hexdigest() == deployed_sha256(name, token)
     if token is not None:
