@@ -10,8 +10,10 @@ synchronous=FULL, group commit) before the next; journal entries, signatures and
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import os
+import pstats
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,16 +195,13 @@ def main() -> None:
             assert other.stdout is not None
             try:
                 address = other.stdout.readline().strip()
-                run = (provider, Path(name), address, options.notes, options.at_once, agreements)
+                run = partial(provider, Path(name), address, options.notes, options.at_once, agreements)
                 if options.profile:
-                    import cProfile
-                    import pstats
-
                     with cProfile.Profile() as profile:
-                        found = trio.run(*run)
+                        found = trio.run(run)
                     pstats.Stats(profile).sort_stats("tottime").print_stats(35)
                 else:
-                    found = trio.run(*run)
+                    found = trio.run(run)
             finally:
                 other.kill()
     met = found["per_s"] >= GOAL_PER_S

@@ -23,12 +23,12 @@ NOW = 1_800_000_000.0
 
 
 async def fill(storage: Storage, of: Journal) -> None:
-    for entry in of.entries:
-        await storage.run(
-            lambda c, e=entry: journal.append(
-                c, e.kind, json.loads(e.body), agreement_id=e.agreement_id, now=e.time_ms / 1000
-            )
-        )
+    def write(connection: sa.Connection) -> None:
+        for e in of.entries:
+            body = json.loads(e.body)
+            journal.append(connection, e.kind, body, agreement_id=e.agreement_id, now=e.time_ms / 1000)
+
+    await storage.run(write)
 
 
 async def test_each_entry_names_the_one_before_it() -> None:
