@@ -20,6 +20,7 @@ from golemp2p.activity.service import ActivityService
 from golemp2p.api.agreements import agreement_of
 from golemp2p.api.auth import AppKey, AppKeys, Caller, current_caller
 from golemp2p.api.market import offer_of
+from golemp2p.api.metrics import PaymentGauges
 from golemp2p.api.openapi import TEXT, answers
 from golemp2p.config import Settings
 from golemp2p.core.constraints import Terms, Ternary, evaluate, explain, match, parse
@@ -74,7 +75,9 @@ def make_router(node: NodeContext) -> APIRouter:
 
 def _open_routes(router: APIRouter, node: NodeContext) -> None:
     registry = CollectorRegistry()
+    payments = PaymentGauges()
     registry.register(_Gauges(node))
+    registry.register(payments)
 
     @router.get("/me", response_model=rest.Identity)
     async def me(caller: Me) -> Response:
@@ -99,6 +102,7 @@ def _open_routes(router: APIRouter, node: NodeContext) -> None:
 
     @router.get("/metrics", response_class=Response, responses=answers(ok={200: TEXT}))
     async def metrics() -> Response:
+        payments.states = await node.payment.status()
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
 
