@@ -141,7 +141,11 @@ class Planner:
     ) -> None:
         groups = await self._affordable(driver, funds, plan, now=now)
         suspects = [
-            g for g in groups if g.deposit or self._context.parking.is_suspect(driver.network.platform, g.payee)
+            g
+            for g in groups
+            if g.deposit
+            or g.amount > calls.MAX_LEG
+            or self._context.parking.is_suspect(driver.network.platform, g.payee)
         ]
         together = [g for g in groups if g not in suspects]
         contract = await self._contract(driver) if len(together) > 1 else None
