@@ -16,7 +16,9 @@ from golemp2p.core.payment.vouchers import EXPOSURE, MODE, MODES
 from golemp2p.identity.keys import NodeKey
 from golemp2p.payment import PaymentSettings
 from golemp2p.payment.channels.settings import ChannelSettings
+from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.drivers.transactions import mint_call
+from golemp2p.payment.ports import Clock
 from golemp2p.payment.service import PaymentService
 from golemp2p.storage import channels as repo
 from golemp2p.storage.channels import Channel
@@ -50,9 +52,15 @@ def channel_agreement(requestor: NodeKey, provider: NodeKey, agreement_id: str, 
 
 class Node:
     def __init__(
-        self, key: NodeKey, rpc: FakeRpc, driver: EvmDriver, storage: Storage, settings: ChannelSettings
+        self,
+        key: NodeKey,
+        rpc: FakeRpc,
+        driver: ChainDriver,
+        storage: Storage,
+        settings: ChannelSettings,
+        clock: Clock = clock,
     ) -> None:
-        self.key, self.rpc, self.driver, self.storage = key, rpc, driver, storage
+        self.key, self.rpc, self.driver, self.storage, self.clock = key, rpc, driver, storage, clock
         self.agreements = FakeAgreements({})
         self.settings = settings
         self.service = self._make()
@@ -66,7 +74,7 @@ class Node:
             signer=self.key,
             domain=DOMAIN,
             drivers={PLATFORM: self.driver},
-            clock=clock,
+            clock=self.clock,
             settings=PaymentSettings(auto_accept_after_s=None, channels=self.settings),
         )
 
@@ -90,8 +98,9 @@ class Node:
 
 
 @dataclass
-class World:
-    chain: EvmChain
+class Pair:
+    """Two nodes with an agreement between them, on whatever chain."""
+
     requestor: Node
     provider: Node
     nursery: trio.Nursery
@@ -151,6 +160,11 @@ class World:
 
             await until(there)
 
+
+@dataclass
+class World(Pair):
+    chain: EvmChain
+
     def tokens(self, node: Node) -> Amount:
         return Amount(self.chain.evm.balance(node.key.address))
 
@@ -175,7 +189,7 @@ async def open_channels(
             wires[key.peer_id] = rpc = FakeRpc(key.peer_id, wires)
             nodes.append(Node(key, rpc, EvmDriver(chain), storage, settings))
             await nursery.start(nodes[-1].run)
-        world = World(chain, nodes[0], nodes[1], nursery)
+        world = World(nodes[0], nodes[1], nursery, chain)
         chain.evm.send(OWNER, chain.evm.token, mint_call(nodes[0].key.address, glm("100")))
         await nodes[0].service.allocations.create(platform=PLATFORM, total=glm(budget))
         yield world
