@@ -110,6 +110,7 @@ class FaultProxy:
     faults: list[Fault] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     requests: int = 0
+    batches: bool = True  # False: refuses several calls in one request, as some free endpoints do
     closing: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -164,6 +165,8 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
             calls = [request] if single else request
             methods = [call["method"] for call in calls]
             proxy.requests += 1
+            if not single and not proxy.batches:
+                return self._send(400, b"{}")
             proxy.calls.update(methods)
             faults = proxy.take(methods)
             if any(proxy.closing.wait(f.delay_s) for f in faults if f.delay_s):

@@ -13,7 +13,9 @@ from golemp2p.core.eip712 import keccak256
 from golemp2p.core.ids import Address
 from golemp2p.core.money import DECIMALS
 from golemp2p.payment.chain.parse import octets
-from golemp2p.payment.chain.pool import EndpointPool, Reverted
+from golemp2p.payment.chain.pool import EndpointPool
+from golemp2p.payment.chain.transport import Question
+from golemp2p.payment.chain.votes import Reverted
 from golemp2p.payment.contracts import ContractName, deployed_sha256
 from golemp2p.payment.drivers.base import WrongNetworkError
 from golemp2p.payment.networks import PaymentNetwork
@@ -56,59 +58,63 @@ class Contact:
         return self._done
 
     async def _check(self) -> None:
+        """All questions at once: of each endpoint one HTTP request, where it takes that."""
         network = self._network
-        await self._check_token()
-        ours: tuple[tuple[str, Address | None, ContractName], ...] = (
+        ours: tuple[tuple[str, Address | None, ContractName | None], ...] = (
             ("batch", network.batch, "BatchPayer"),
             ("channels", network.channels, "VoucherChannels"),
+            ("multi", network.multi, None),
         )
-        for setting, address, name in ours:
-            if address is not None:
-                await self._check_code(setting, address, deployed_sha256(name, network.token), name)
-        for setting, address in (("multi", network.multi), ("lock", network.lock)):
-            if address is not None:
-                await self._check_code(setting, address, "", "")
+        contracts = [(setting, address, name) for setting, address, name in ours if address is not None]
+        questions: list[Question] = [
+            _code(network.token),
+            _call(network.token, _DECIMALS),
+            _call(network.token, _SYMBOL),
+            *(_code(address) for _, address, _ in contracts),
+        ]
+        answers = await self._pool.agree_all("what is at the network's addresses", questions, octets)
+        code, decimals, symbol, *codes = (b"" if isinstance(answer, Reverted) else answer for answer in answers)
+        self._check_token(code, decimals, symbol)
+        for (setting, address, name), found in zip(contracts, codes, strict=True):
+            self._check_code(setting, address, name, found)
 
-    async def _check_token(self) -> None:
+    def _check_token(self, code: bytes, decimals: bytes, symbol: bytes) -> None:
         network = self._network
-        if not await self._pool_code(network.token):
+        if not code:
             raise self._wrong(f"there is no token at {network.token}")
-        found = await self._pool.agree(
-            "eth_call", [{"to": network.token, "data": "0x" + _DECIMALS.hex()}, "latest"], octets
-        )
-        if isinstance(found, Reverted) or len(found) != 32:
+        if len(decimals) != 32:
             raise self._wrong(f"what is at {network.token} has no decimals(): it is no ERC-20 token")
-        decimals = int.from_bytes(found, "big")
-        if decimals != DECIMALS:
-            raise self._wrong(f"the token at {network.token} has {decimals} decimals, not {DECIMALS}")
-        if not network.token_symbol:
-            return
-        found = await self._pool.agree(
-            "eth_call", [{"to": network.token, "data": "0x" + _SYMBOL.hex()}, "latest"], octets
-        )
-        symbol = "" if isinstance(found, Reverted) else text_of(found)
-        if symbol.lower() != network.token_symbol.lower():
-            raise self._wrong(f"the token at {network.token} calls itself {symbol!r}, not {network.token_symbol!r}")
+        if (count := int.from_bytes(decimals, "big")) != DECIMALS:
+            raise self._wrong(f"the token at {network.token} has {count} decimals, not {DECIMALS}")
+        found, wanted = text_of(symbol), network.token_symbol
+        if wanted and found.lower() != wanted.lower():
+            raise self._wrong(f"the token at {network.token} calls itself {found!r}, not {wanted!r}")
 
-    async def _check_code(self, setting: str, address: Address, sha256: str, name: str) -> None:
-        code = await self._pool_code(address)
+    def _check_code(self, setting: str, address: Address, name: ContractName | None, code: bytes) -> None:
         if not code:
             raise self._wrong(f"there is no contract at {address} (setting {setting})")
-        if sha256 and (found := code_sha256(code)) != sha256:
+        if name is None:
+            return
+        found, wanted = code_sha256(code), deployed_sha256(name, self._network.token)
+        if found != wanted:
             raise self._wrong(
                 f"the contract at {address} (setting {setting}) is not this version's {name} of token"
-                f" {self._network.token}: its code has sha256 {found[:16]}…, not {sha256[:16]}…"
+                f" {self._network.token}: its code has sha256 {found[:16]}…, not {wanted[:16]}…"
             )
-
-    async def _pool_code(self, address: Address) -> bytes:
-        found = await self._pool.agree("eth_getCode", [address, "latest"], octets)
-        return b"" if isinstance(found, Reverted) else found
 
     def _wrong(self, what: str) -> WrongNetworkError:
         return WrongNetworkError(
             f"payment network {self._network.name} (chain {self._network.chain_id}): {what}",
             hint="no money moves there; correct [[payment.networks]] in the settings",
         )
+
+
+def _code(address: Address) -> Question:
+    return "eth_getCode", (address, "latest")
+
+
+def _call(address: Address, selector: bytes) -> Question:
+    return "eth_call", ({"to": address, "data": "0x" + selector.hex()}, "latest")
 
 
 def code_sha256(code: bytes) -> str:

@@ -84,10 +84,17 @@ class Endpoint:
             log.warning("chain_endpoint_failed", host=self.host, problem=problem, pause_s=round(pause, 1))
         self._problem = problem
 
-    def _praise(self, seconds: float) -> None:
+    def doubt(self) -> None:
+        """It answered with an error that the others may not have: they come first for a while."""
+        self._penalty, self._penalty_at = self._penalty_now() + 1, trio.current_time()
+
+    def praise(self) -> None:
+        """What it answered is a fact: its failures are forgotten."""
         if self._problem:
             log.info("chain_endpoint_recovered", host=self.host)
         self._problem, self._failures = "", 0
+
+    def _took(self, seconds: float) -> None:
         self._latency_s = seconds if not self._latency_s else 0.8 * self._latency_s + 0.2 * seconds
 
     # --- asking -------------------------------------------------------------------------------------------------
@@ -103,12 +110,10 @@ class Endpoint:
         if self._takes_batches and len(questions) > 1:
             try:
                 return await self._blocking(lambda t: t.ask_all(questions), timeout_s, blame=False)
-            except EndpointBusyError as exc:
-                self.blame(exc.message, pause_s=exc.retry_after_s)
+            except (EndpointBusyError, DeadlineError) as exc:
+                self.blame(exc.message, pause_s=exc.retry_after_s if isinstance(exc, EndpointBusyError) else None)
                 raise
-            except RpcAnswerError:
-                self._takes_batches = False
-            except EndpointError:
+            except (RpcAnswerError, EndpointError):
                 self._takes_batches = False  # or it is down, which the single calls find out
         results: list[Any] = []
         for method, params in questions:
@@ -126,7 +131,7 @@ class Endpoint:
         if trio.current_time() - self._checked_at < limits.CHAIN_VERIFY_S:
             return
         async with self._loading:
-            if self.off:
+            if not self.usable:  # it failed another task while this one waited
                 raise EndpointError(self._problem)
             if trio.current_time() - self._checked_at < limits.CHAIN_VERIFY_S:  # another task did it meanwhile
                 return
@@ -153,6 +158,7 @@ class Endpoint:
             self.blame(problem)
             raise EndpointError(problem)
         self.head = block
+        self.praise()
         return block
 
     async def _blocking(self, use: Callable[[Transport], R], timeout_s: float, *, blame: bool = True) -> R:
@@ -170,7 +176,7 @@ class Endpoint:
                 self.blame(problem)
             raise DeadlineError(problem) from None
         except RpcAnswerError:
-            self._praise(trio.current_time() - started)
+            self._took(trio.current_time() - started)
             raise
         except EndpointBusyError as exc:
             if blame:
@@ -180,7 +186,7 @@ class Endpoint:
             if blame:
                 self.blame(exc.message)
             raise
-        self._praise(trio.current_time() - started)
+        self._took(trio.current_time() - started)
         return result
 
 

@@ -27,6 +27,7 @@ class Finality:
         self._pool = pool
         self._tag: int | None = None
         self._tag_moved_at = 0.0
+        self._stalled = False
         self._cached: tuple[float, int] | None = None
 
     async def block(self, *, at_least: int = -1) -> int:
@@ -63,6 +64,7 @@ class Finality:
         if self._tag is None or tag > self._tag:
             self._tag, self._tag_moved_at = tag, now
         stalled = now - self._tag_moved_at > limits.CHAIN_FINALITY_STALL_S
-        if stalled:
+        if stalled and not self._stalled:
             log.warning("chain_finality_stalled", network=self._network.name, finalized=tag)
+        self._stalled = stalled
         return not stalled

@@ -22,6 +22,7 @@ from golemp2p.payment.chain.endpoint import Endpoint
 from golemp2p.payment.chain.errors import DisagreementError, EndpointError, RpcAnswerError
 from golemp2p.payment.chain.parse import Block
 from golemp2p.payment.chain.transport import Question
+from golemp2p.payment.chain.votes import Reverted, most, shown
 from golemp2p.payment.endpoints import EndpointStatus
 from golemp2p.payment.networks import PaymentNetwork
 
@@ -30,22 +31,6 @@ T = TypeVar("T")
 Parse = Callable[[Any, str], T]  # (JSON, host) -> fact; raises EndpointError for garbage
 Ask = Callable[[Endpoint, float], Awaitable[T]]  # (whom, within how many seconds)
 _LATEST: Final[Question] = ("eth_getBlockByNumber", ("latest", False))
-
-
-class Reverted:
-    """As an answer: a contract refused the call. Equal to every other refusal: nodes word them differently."""
-
-    def __init__(self, error: RpcAnswerError) -> None:
-        self.error = error
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reverted)
-
-    def __hash__(self) -> int:
-        return hash(Reverted)
-
-    def __repr__(self) -> str:
-        return f"refused ({self.error.text[:100]})"
 
 
 class EndpointPool:
@@ -86,14 +71,6 @@ class EndpointPool:
         """The best endpoint's answer. Raises RpcAnswerError when contracts or rules refuse, NetworkError."""
         return await self._first(lambda e, timeout_s: self._fact(e, method, params, parse, timeout_s))
 
-    async def read_all(self, questions: Sequence[Question]) -> tuple[list[Any], Endpoint]:
-        """Answers of one endpoint, in one HTTP request where it takes that; RpcAnswerError in a result's place."""
-
-        async def ask(endpoint: Endpoint, timeout_s: float) -> tuple[list[Any], Endpoint]:
-            return await endpoint.ask_all(questions, timeout_s=timeout_s), endpoint
-
-        return await self._first(ask)
-
     async def _first(self, ask: Ask[T]) -> T:
         problems: list[str] = []
         ranked = self._ranked()
@@ -104,6 +81,7 @@ class EndpointPool:
             except RpcAnswerError as exc:
                 if exc.about_call or last:
                     raise
+                endpoint.doubt()
                 problems.append(exc.message)
             except NetworkError as exc:
                 problems.append(exc.message)
@@ -117,10 +95,31 @@ class EndpointPool:
     ) -> T:
         answer = await endpoint.ask(method, params, timeout_s=timeout_s)
         try:
-            return parse(answer, endpoint.host)
+            fact = parse(answer, endpoint.host)
         except EndpointError as exc:
             endpoint.blame(exc.message)
             raise
+        endpoint.praise()
+        return fact
+
+    async def _facts(
+        self, endpoint: Endpoint, questions: Sequence[Question], parse: Parse[T]
+    ) -> tuple[T | Reverted, ...]:
+        """In one HTTP request, where the endpoint takes that."""
+        facts: list[T | Reverted] = []
+        for answer in await endpoint.ask_all(questions, timeout_s=limits.CHAIN_CALL_TIMEOUT_S):
+            if isinstance(answer, RpcAnswerError):
+                if not answer.reverted:
+                    raise answer
+                facts.append(Reverted(answer))
+                continue
+            try:
+                facts.append(parse(answer, endpoint.host))
+            except EndpointError as exc:
+                endpoint.blame(exc.message)
+                raise
+        endpoint.praise()
+        return tuple(facts)
 
     async def head(self, *, at_least: int = 0) -> Block:
         """Shared by all who ask within half a poll. ``at_least``: a block that is known to be there."""
@@ -175,13 +174,22 @@ class EndpointPool:
         None is "not that I know": an endpoint that lags says so honestly. It is the answer when there are too few
         others. Raises DisagreementError naming who says what, NetworkError when too few answer.
         """
+        return await self._agree(method, lambda e: self._fact(e, method, params, parse, limits.CHAIN_CALL_TIMEOUT_S))
+
+    async def agree_all(self, what: str, questions: Sequence[Question], parse: Parse[T]) -> tuple[T | Reverted, ...]:
+        """As :meth:`agree`, of several questions at once; ``what`` they are about."""
+        found = await self._agree(what, lambda e: self._facts(e, questions, parse))
+        assert not isinstance(found, Reverted), "a refusal is in a place of the answer"
+        return found
+
+    async def _agree(self, method: str, ask: Callable[[Endpoint], Awaitable[T]]) -> T | Reverted:
         answers: list[tuple[str, T | Reverted]] = []
         ignorant: list[T] = []  # Nones
         problems: list[str] = []
 
         async def one(endpoint: Endpoint) -> None:
             try:
-                fact: T | Reverted = await self._fact(endpoint, method, params, parse, limits.CHAIN_CALL_TIMEOUT_S)
+                fact: T | Reverted = await ask(endpoint)
             except RpcAnswerError as exc:
                 if not exc.reverted:
                     problems.append(exc.message)
@@ -197,7 +205,7 @@ class EndpointPool:
 
         waiting = self._ranked()
         while waiting:
-            best = _most(answers)
+            best = most(answers)
             missing = self.quorum - (best[1] if best is not None else 0)
             if missing <= 0:
                 break
@@ -205,7 +213,7 @@ class EndpointPool:
                 for endpoint in waiting[:missing]:
                     nursery.start_soon(one, endpoint)
             waiting = waiting[missing:]
-        best = _most(answers)
+        best = most(answers)
         if best is not None and best[1] >= self.quorum:
             self._tell_dissenters(method, answers, best[0])
             return best[0]
@@ -213,7 +221,7 @@ class EndpointPool:
             if len(answers) + len(ignorant) >= self.quorum:
                 return ignorant[0]
             raise self._too_few(len(answers), problems)
-        told = "; ".join(f"{host} says {_shown(fact)}" for host, fact in answers)
+        told = "; ".join(f"{host} says {shown(fact)}" for host, fact in answers)
         raise DisagreementError(
             f"the endpoints of network {self._network.name} do not agree on {method}: {told};"
             f" {self.quorum} equal answers are needed",
@@ -276,18 +284,3 @@ async def _grace(taken: trio.Event, scope: trio.CancelScope) -> None:
     await taken.wait()
     await trio.sleep(limits.CHAIN_BROADCAST_GRACE_S)
     scope.cancel()
-
-
-def _most(answers: Sequence[tuple[str, T]]) -> tuple[T, int] | None:
-    """The answer that most give, and how many."""
-    best: tuple[T, int] | None = None
-    for _, fact in answers:
-        count = sum(other == fact for _, other in answers)
-        if best is None or count > best[1]:
-            best = (fact, count)
-    return best
-
-
-def _shown(fact: object) -> str:
-    text = "0x" + fact.hex() if isinstance(fact, bytes) else str(fact)
-    return text if len(text) <= 100 else text[:97] + "…"

@@ -9,7 +9,8 @@ from golemp2p.core.ids import Address
 from golemp2p.errors import NetworkError
 from golemp2p.payment.chain.errors import DisagreementError, RpcAnswerError
 from golemp2p.payment.chain.parse import parse_logs
-from golemp2p.payment.chain.pool import EndpointPool, Reverted
+from golemp2p.payment.chain.pool import EndpointPool
+from golemp2p.payment.chain.votes import Reverted
 from golemp2p.payment.drivers.base import Log
 
 

@@ -19,8 +19,9 @@ from golemp2p.payment.chain.contact import Contact, code_sha256, revert_reason
 from golemp2p.payment.chain.errors import EndpointError, RpcAnswerError
 from golemp2p.payment.chain.finality import Finality
 from golemp2p.payment.chain.parse import MinedReceipt, leg_of, octets, parse_receipt, quantity
-from golemp2p.payment.chain.pool import EndpointPool, Parse, Reverted
+from golemp2p.payment.chain.pool import EndpointPool, Parse
 from golemp2p.payment.chain.scan import LogScan
+from golemp2p.payment.chain.votes import Reverted
 from golemp2p.payment.drivers.base import (
     BroadcastRefusedError,
     Call,

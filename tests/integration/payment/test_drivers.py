@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import pytest
+import trio
 
 from golemp2p.core.ids import Address
 from golemp2p.core.money import Amount
@@ -19,6 +20,7 @@ from golemp2p.payment.drivers.base import (
     CallRevertedError,
     ChainDriver,
     OutOfGasFundsError,
+    Receipt,
     SignedTransaction,
     WrongNetworkError,
 )
@@ -67,6 +69,14 @@ async def open_bench(kind: str) -> AsyncIterator[Bench]:
         yield Bench(Erc20Driver(replace(local.network(), poll_s=0.0)), faucet)
 
 
+async def mined(driver: ChainDriver, transaction: str) -> Receipt:
+    """Anvil answers a broadcast a moment before the block is there."""
+    with trio.fail_after(10):
+        while (receipt := await driver.receipt(transaction)) is None:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    return receipt
+
+
 @dataclass
 class Sender:
     """An account that sends one call after the other."""
@@ -80,6 +90,7 @@ class Sender:
         signed = self.driver.sign(self.key, self.nonce, Call(to, data, gas), self.fees)
         self.nonce += 1
         await self.driver.broadcast(signed.raw)
+        await mined(self.driver, signed.hash)
         return signed
 
 
@@ -114,8 +125,7 @@ async def test_a_driver_keeps_its_contract(kind: str) -> None:
         # Sent once or thrice, it is one payment.
         for _ in range(3):
             await driver.broadcast(signed.raw)
-        receipt = await driver.receipt(signed.hash)
-        assert receipt is not None
+        receipt = await mined(driver, signed.hash)
         assert receipt.succeeded
         assert receipt.final
         assert receipt.depth == 1
@@ -149,8 +159,7 @@ async def test_a_driver_keeps_its_contract(kind: str) -> None:
             await driver.call(token, too_much.data, sender=key.address)
         assert await driver.nonce(key.address) == 1, "asking costs nothing"
         sender = Sender(driver, key, fees, nonce=1)
-        reverted = await driver.receipt((await sender.send(token, too_much.data)).hash)
-        assert reverted is not None
+        reverted = await mined(driver, (await sender.send(token, too_much.data)).hash)
         assert not reverted.succeeded
         legs = await driver.verify_transfer(reverted.transaction)
         assert legs is not None
