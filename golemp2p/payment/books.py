@@ -34,10 +34,11 @@ _ANSWERED = (DocumentState.ACCEPTED, DocumentState.SETTLED)
 
 def get_document(connection: Connection, kind: DocumentKind, document_id: str, side: Side | None) -> StoredDocument:
     """Raises NotFoundError. With ``side`` None: whichever side this node is on."""
-    found = repo.find_documents(connection, kind=kind, id=DocumentId(document_id), side=side)
-    if not found:
-        raise NotFoundError(f"no {kind.noun} {document_id} here")
-    return found[0]
+    for candidate in (Side.PAYEE, Side.PAYER) if side is None else (side,):
+        found = repo.find_document(connection, DocumentId(document_id), candidate)
+        if found is not None and found.document.kind is kind:
+            return found
+    raise NotFoundError(f"no {kind.noun} {document_id} here")
 
 
 def get_allocation(connection: Connection, allocation_id: str, *, now: float) -> Allocation:

@@ -171,12 +171,11 @@ class Documents:
         now = context.clock()
 
         def store(connection: Connection) -> StoredDocument:
-            known = repo.find_documents(connection, id=document.id, side=Side.PAYEE)
-            if known:
-                mine = known[0].document
-                if not _same_claim(document, mine):
+            known = repo.find_document(connection, document.id, Side.PAYEE)
+            if known is not None:
+                if not _same_claim(document, known.document):
                     raise ConflictError(f"{document.kind.noun} {document.id} exists already, with other contents")
-                return known[0]
+                return known
             linked = document
             if document.kind is DocumentKind.DEBIT_NOTE:
                 last = _last_note(connection, document, Side.PAYEE)
@@ -260,9 +259,9 @@ class Documents:
         )
 
         def store(connection: Connection) -> None:
-            known = repo.find_documents(connection, id=document.id, side=Side.PAYER)
-            if known:
-                if known[0].document != document:
+            known = repo.find_document(connection, document.id, Side.PAYER)
+            if known is not None:
+                if known.document != document:
                     raise ConflictError(f"{noun} {document.id} was received before, with other contents")
                 return
             if document.kind is DocumentKind.DEBIT_NOTE:
@@ -403,8 +402,7 @@ def _note_rejection(connection: Connection, stored: StoredDocument, code: str, m
 
 
 def _last_note(connection: Connection, document: Document, side: Side) -> Document | None:
-    activity = document.activity_id
-    return repo.last_notes(connection, document.agreement_id, side, activity_id=activity).get(activity)
+    return repo.last_note(connection, document.agreement_id, side, document.activity_id)
 
 
 def _check_sequence(connection: Connection, document: Document, side: Side) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -23,7 +24,14 @@ journal = sa.Table(
     sa.Column("hash", sa.Text, nullable=False),
     sa.Index("ix_pay_journal_agreement", "agreement_id", "kind"),
 )
-_LAST = sa.select(journal.c.seq, journal.c.hash).order_by(journal.c.seq.desc()).limit(1)
+# Made once: making a statement costs more than executing it.
+_INSERT: Final = sa.insert(journal)
+_HAS: Final = (
+    sa.select(journal.c.seq)
+    .where(journal.c.agreement_id == sa.bindparam("about"), journal.c.kind == sa.bindparam("what"))
+    .limit(1)
+)
+_LAST: Final = sa.select(journal.c.seq, journal.c.hash).order_by(journal.c.seq.desc()).limit(1)
 
 
 def append(connection: Connection, kind: str, body: Mapping[str, object], *, agreement_id: str, now: float) -> Entry:
@@ -35,7 +43,7 @@ def append(connection: Connection, kind: str, body: Mapping[str, object], *, agr
     seq, previous = (1, GENESIS) if last is None else (last.seq + 1, last.hash)
     entry = Entry(seq, round(now * 1000), kind, agreement_id, canonical(dict(body)), previous)
     connection.execute(
-        sa.insert(journal),
+        _INSERT,
         {
             "seq": entry.seq,
             "time_ms": entry.time_ms,
@@ -50,11 +58,7 @@ def append(connection: Connection, kind: str, body: Mapping[str, object], *, agr
 
 
 def has(connection: Connection, kind: str, agreement_id: str) -> bool:
-    c = journal.c
-    return (
-        connection.execute(sa.select(c.seq).where(c.agreement_id == agreement_id, c.kind == kind).limit(1)).first()
-        is not None
-    )
+    return connection.execute(_HAS, {"about": agreement_id, "what": kind}).first() is not None
 
 
 def head(connection: Connection) -> tuple[int, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
@@ -147,6 +148,9 @@ outbox = sa.Table(
 )
 
 
+_DEAD: Final = (DocumentState.REJECTED, DocumentState.CANCELLED)
+
+
 @dataclass(frozen=True)
 class Allocation:
     """A budget: of ``total``, ``spent`` is to be paid or paid, ``reserved`` is accepted but not payable yet."""
@@ -277,10 +281,11 @@ def put_charges(connection: Connection, agreement_id: AgreementId, new: Sequence
 
 def get_ledger(connection: Connection, agreement_id: AgreementId, side: Side) -> Ledger:
     """An empty one when nothing was accepted yet."""
-    row = connection.execute(sa.select(ledgers).where(_of(ledgers, agreement_id, side))).one_or_none()
+    key = {"key_agreement": agreement_id, "key_side": side}
+    row = connection.execute(_LEDGER, key).one_or_none()
     if row is None:
         return Ledger()
-    notes = connection.execute(sa.select(note_totals).where(_of(note_totals, agreement_id, side)))
+    notes = connection.execute(_NOTE_TOTALS, key)
     return Ledger(
         {ActivityId(n.activity_id): NoteTotals(n.accepted, n.payable) for n in notes},
         row.invoice,
@@ -291,31 +296,24 @@ def get_ledger(connection: Connection, agreement_id: AgreementId, side: Side) ->
 
 def put_ledger(connection: Connection, parties: Parties, ledger: Ledger, *, before: Ledger | None = None) -> None:
     """``before``: what is stored now; activities that are alike are not written again."""
+    key = {"agreement_id": parties.agreement_id, "side": parties.side}
+    names = {"peer": parties.peer, "payer": parties.payer, "payee": parties.payee, "platform": parties.platform}
     row = {
         "invoice": ledger.invoice,
         "accepted": ledger.accepted,
         "scheduled": ledger.scheduled,
         "paid": ledger.paid,
     }
-    key = {"agreement_id": parties.agreement_id, "side": parties.side}
-    names = {"peer": parties.peer, "payer": parties.payer, "payee": parties.payee, "platform": parties.platform}
-    connection.execute(
-        insert(ledgers).values(**key, **names, **row).on_conflict_do_update(index_elements=list(key), set_=row)
-    )
+    connection.execute(_PUT_LEDGER, {**key, **names, **row})
     known = {} if before is None else before.notes
     for activity, totals in ledger.notes.items():
-        if known.get(activity) == totals:
-            continue
-        note = {"accepted": totals.accepted, "payable": totals.payable}
-        connection.execute(
-            insert(note_totals)
-            .values(**key, activity_id=activity, **note)
-            .on_conflict_do_update(index_elements=[*key, "activity_id"], set_=note)
-        )
+        if known.get(activity) != totals:
+            note = {"accepted": totals.accepted, "payable": totals.payable}
+            connection.execute(_PUT_NOTE_TOTAL, {**key, "activity_id": activity, **note})
 
 
 def get_parties(connection: Connection, agreement_id: AgreementId, side: Side) -> Parties | None:
-    row = connection.execute(sa.select(ledgers).where(_of(ledgers, agreement_id, side))).one_or_none()
+    row = connection.execute(_LEDGER, {"key_agreement": agreement_id, "key_side": side}).one_or_none()
     if row is None:
         return None
     return Parties(agreement_id, side, PeerId(row.peer), Address(row.payer), Address(row.payee), row.platform)
@@ -329,8 +327,29 @@ def owed(connection: Connection, side: Side, *, platform: str) -> Amount:
     return Amount(sum(max(0, row.accepted - row.paid) for row in connection.execute(query)))
 
 
-def _of(table: sa.Table, agreement_id: AgreementId, side: Side) -> sa.ColumnElement[bool]:
+def _of(
+    table: sa.Table, agreement_id: AgreementId | sa.BindParameter[str], side: Side | sa.BindParameter[str]
+) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.agreement_id == agreement_id, table.c.side == side)
+
+
+def _upsert(table: sa.Table, *keys: str, changing: Sequence[str]) -> sa.Insert:
+    """All columns as parameters; ``changing`` are written over what is there."""
+    statement = insert(table)
+    new = {name: statement.excluded[name] for name in changing}
+    return statement.on_conflict_do_update(index_elements=list(keys), set_=new)
+
+
+# What every note and acceptance executes is made once: making a statement costs five times what executing it does
+# (83 us against 16). Parameters of conditions have names that no column has.
+_KEY: Final[tuple[sa.BindParameter[str], sa.BindParameter[str]]] = (
+    sa.bindparam("key_agreement"),
+    sa.bindparam("key_side"),
+)
+_LEDGER: Final = sa.select(ledgers).where(_of(ledgers, *_KEY))
+_NOTE_TOTALS: Final = sa.select(note_totals).where(_of(note_totals, *_KEY))
+_PUT_LEDGER: Final = _upsert(ledgers, "agreement_id", "side", changing=("invoice", "accepted", "scheduled", "paid"))
+_PUT_NOTE_TOTAL: Final = _upsert(note_totals, "agreement_id", "side", "activity_id", changing=("accepted", "payable"))
 
 
 # --- documents ----------------------------------------------------------------------------------------------------
@@ -338,23 +357,19 @@ def _of(table: sa.Table, agreement_id: AgreementId, side: Side) -> sa.ColumnElem
 
 def insert_document(connection: Connection, stored: StoredDocument) -> None:
     d = stored.document
-    connection.execute(
-        sa.insert(documents).values(
-            **{f: getattr(d, f) for f in _DOCUMENT_COLUMNS},
-            **{f: getattr(stored, f) for f in _STORED_COLUMNS},
-            activity_id=d.activity_id if d.kind is DocumentKind.DEBIT_NOTE else None,
-            activity_ids=list(d.activity_ids),
-        )
-    )
+    row = {
+        **{f: getattr(d, f) for f in _DOCUMENT_COLUMNS},
+        **{f: getattr(stored, f) for f in _STORED_COLUMNS},
+        "activity_id": d.activity_id if d.kind is DocumentKind.DEBIT_NOTE else None,
+        "activity_ids": list(d.activity_ids),
+    }
+    connection.execute(_INSERT_DOCUMENT, row)
 
 
 def update_document(connection: Connection, stored: StoredDocument) -> None:
     """What changes after receipt: never the document itself."""
-    connection.execute(
-        sa.update(documents)
-        .where(documents.c.id == stored.document.id, documents.c.side == stored.side)
-        .values(**{f: getattr(stored, f) for f in _CHANGING_COLUMNS})
-    )
+    key = {"key_id": stored.document.id, "key_side": stored.side}
+    connection.execute(_UPDATE_DOCUMENT, {**key, **{f: getattr(stored, f) for f in _CHANGING_COLUMNS}})
 
 
 def find_documents(
@@ -383,15 +398,25 @@ def find_documents(
     return [_stored(row) for row in connection.execute(query)]
 
 
-def last_notes(
-    connection: Connection, agreement_id: AgreementId, side: Side, *, activity_id: ActivityId | None = None
-) -> dict[ActivityId, Document]:
-    """The newest debit note of each activity (or of one) that was not rejected."""
+def find_document(connection: Connection, document_id: DocumentId, side: Side) -> StoredDocument | None:
+    row = connection.execute(_DOCUMENT, {"key_id": document_id, "key_side": side}).one_or_none()
+    return None if row is None else _stored(row)
+
+
+def last_note(
+    connection: Connection, agreement_id: AgreementId, side: Side, activity_id: ActivityId
+) -> Document | None:
+    """The newest debit note of an activity that was not rejected."""
+    key = {"key_agreement": agreement_id, "key_side": side, "key_activity": activity_id}
+    row = connection.execute(_LAST_NOTE, key).one_or_none()
+    return None if row is None else _stored(row).document
+
+
+def last_notes(connection: Connection, agreement_id: AgreementId, side: Side) -> dict[ActivityId, Document]:
+    """The newest debit note of each activity that was not rejected."""
     c = documents.c
     newest = sa.select(sa.func.max(c.seq)).where(
-        _of(documents, agreement_id, side),
-        c.activity_id.is_not(None) if activity_id is None else c.activity_id == activity_id,
-        c.state.not_in((DocumentState.REJECTED, DocumentState.CANCELLED)),
+        _of(documents, agreement_id, side), c.activity_id.is_not(None), c.state.not_in(_DEAD)
     )
     query = sa.select(documents).where(c.seq.in_(newest.group_by(c.activity_id)))
     found = [_stored(row).document for row in connection.execute(query)]
@@ -400,8 +425,7 @@ def last_notes(
 
 def count_notes(connection: Connection, agreement_id: AgreementId, side: Side) -> int:
     """Debit notes of an agreement, whatever became of them."""
-    query = sa.select(sa.func.count()).where(_of(documents, agreement_id, side), documents.c.activity_id.is_not(None))
-    return connection.execute(query).scalar_one()
+    return connection.execute(_COUNT_NOTES, {"key_agreement": agreement_id, "key_side": side}).scalar_one()
 
 
 def allocations_of_session(connection: Connection, session_id: str) -> set[AllocationId]:
@@ -437,6 +461,24 @@ _DOCUMENT_COLUMNS = (
 _CHANGING_COLUMNS = ("state", "reason", "allocation_id", "accepted_at_ms", "acceptance_signature")
 _STORED_COLUMNS = ("side", "peer", "signature", "session_id", "stored_at", *_CHANGING_COLUMNS)
 
+_INSERT_DOCUMENT: Final = sa.insert(documents)
+_THIS: Final = sa.and_(documents.c.id == sa.bindparam("key_id"), documents.c.side == sa.bindparam("key_side"))
+_DOCUMENT: Final = sa.select(documents).where(_THIS)
+_UPDATE_DOCUMENT: Final = (
+    sa.update(documents).where(_THIS).values({name: sa.bindparam(name) for name in _CHANGING_COLUMNS})
+)
+_COUNT_NOTES: Final = sa.select(sa.func.count()).where(_of(documents, *_KEY), documents.c.activity_id.is_not(None))
+_LAST_NOTE: Final = (
+    sa.select(documents)
+    .where(
+        _of(documents, *_KEY),
+        documents.c.activity_id == sa.bindparam("key_activity"),
+        documents.c.state.not_in(_DEAD),
+    )
+    .order_by(documents.c.seq.desc())
+    .limit(1)
+)
+
 
 def _stored(row: sa.Row[tuple[object, ...]]) -> StoredDocument:
     values = row._mapping
@@ -452,22 +494,25 @@ def _stored(row: sa.Row[tuple[object, ...]]) -> StoredDocument:
 # --- events -------------------------------------------------------------------------------------------------------
 
 
+_LAST_EVENT: Final = sa.select(sa.func.max(events.c.date_us))
+_INSERT_EVENT: Final = sa.insert(events)
+
+
 def add_event(
     connection: Connection, stored: StoredDocument, type_: str, *, now: float, detail: dict[str, object] | None = None
 ) -> None:
     """Dates are unique and increasing on this node: clients ask for what is newer than the last date they saw."""
-    last = connection.execute(sa.select(sa.func.max(events.c.date_us))).scalar() or 0
-    connection.execute(
-        sa.insert(events).values(
-            date_us=max(round(now * 1e6), last + 1),
-            side=stored.side,
-            kind=stored.document.kind,
-            type=type_,
-            document_id=stored.document.id,
-            session_id=stored.session_id,
-            detail=detail or {},
-        )
-    )
+    last = connection.execute(_LAST_EVENT).scalar() or 0
+    row = {
+        "date_us": max(round(now * 1e6), last + 1),
+        "side": stored.side,
+        "kind": stored.document.kind,
+        "type": type_,
+        "document_id": stored.document.id,
+        "session_id": stored.session_id,
+        "detail": detail or {},
+    }
+    connection.execute(_INSERT_EVENT, row)
 
 
 def find_events(
@@ -495,8 +540,12 @@ def find_events(
 # --- outbox -------------------------------------------------------------------------------------------------------
 
 
+_INSERT_MESSAGE: Final = sa.insert(outbox)
+
+
 def add_message(connection: Connection, peer: PeerId, method: str, body: bytes, *, now: float) -> None:
-    connection.execute(sa.insert(outbox).values(peer=peer, method=method, body=body, created_at=now, next_at=now))
+    row = {"peer": peer, "method": method, "body": body, "created_at": now, "next_at": now}
+    connection.execute(_INSERT_MESSAGE, row)
 
 
 def waiting_peers(connection: Connection) -> dict[PeerId, float]:
