@@ -64,18 +64,18 @@ async def has(node: Node, amount: str) -> None:
 
 
 async def test_vouchers_are_claimed_and_both_books_settle(tmp_path: Path) -> None:
-    async with open_local_chain(prefer="anvil") as chain:
-        async with open_pair(chain, tmp_path, provider=replace(SETTINGS, claim_on_invoice=True)) as pair:
-            agreement = await pair.approved()
-            note = await pair.bill(agreement.id, "1")
-            await pair.vouched("1")
-            invoice = await pair.bill(agreement.id, "3", kind=INVOICE)
-            await pair.settled(INVOICE, invoice)
-            await pair.settled(NOTE, note)
-            await has(pair.provider, "3")
-            await has(pair.requestor, "90")
-            paid = [p for node in (pair.requestor, pair.provider) for p in await node.service.payments()]
-            assert paid[0].notice.transaction == paid[1].notice.transaction
+    eager = replace(SETTINGS, claim_on_invoice=True)
+    async with open_local_chain(prefer="anvil") as chain, open_pair(chain, tmp_path, provider=eager) as pair:
+        agreement = await pair.approved()
+        note = await pair.bill(agreement.id, "1")
+        await pair.vouched("1")
+        invoice = await pair.bill(agreement.id, "3", kind=INVOICE)
+        await pair.settled(INVOICE, invoice)
+        await pair.settled(NOTE, note)
+        await has(pair.provider, "3")
+        await has(pair.requestor, "90")
+        paid = [p for node in (pair.requestor, pair.provider) for p in await node.service.payments()]
+        assert paid[0].notice.transaction == paid[1].notice.transaction
 
 
 async def test_nobody_comes_back(tmp_path: Path) -> None:
