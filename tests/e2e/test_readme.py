@@ -204,7 +204,7 @@ def own_node(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[list
 
 def test_the_commands_of_a_node_work(own_node: tuple[list[str], dict[str, str]], tmp_path: Path) -> None:
     rest, env = own_node
-    assert len(rest) == 7
+    assert len(rest) == 9
     for command in rest:
         run(command, env, tmp_path)
     assert "my-app" in run("golemp2p app-key list", env, tmp_path)
