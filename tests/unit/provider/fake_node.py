@@ -11,7 +11,7 @@ from typing import Any, cast
 import trio
 
 from golemp2p.client import NodeClient
-from golemp2p.core.money import parse_amount
+from golemp2p.core.money import Amount, format_amount, parse_amount
 from golemp2p.errors import ConflictError, GolemError, GoneError, NotFoundError
 from golemp2p.wire.rest.market import Agreement, Demand, MarketEvent, Offer, Proposal
 
@@ -78,6 +78,9 @@ class FakeNode:
         self.changed = trio.Event()
         self.accepting = True
         self.paying = False
+        self.vouching = True  # mode channel: an accepted note has its voucher at once
+        self.channel_refusal = ""
+        self.secured: dict[str, int] = {}  # by agreement
         self.failures: list[GolemError] = []  # raised by the next issues of an invoice
         self.approve_error: GolemError | None = None
         self.counter_takes_s = 0.0
@@ -88,7 +91,11 @@ class FakeNode:
 
     def client(self) -> NodeClient:
         parts = SimpleNamespace(
-            market=_Market(self), activity=_Activity(self), payment=_Payment(self), node=_Node(self)
+            market=_Market(self),
+            activity=_Activity(self),
+            payment=_Payment(self),
+            channels=_Channels(self),
+            node=_Node(self),
         )
         return cast(NodeClient, parts)
 
@@ -320,6 +327,8 @@ class _Payment:
             accepted = kind == "debitNote" and self._n.accepting
             status = "SETTLED" if accepted and self._n.paying else "ACCEPTED" if accepted else "RECEIVED"
             book[document] = replace(book[document], status=status)
+            if accepted and self._n.vouching:
+                self._n.secured[book[document].agreement_id] = parse_amount(book[document].amount)
             self._n.tell()
 
     async def debit_note(self, document: str) -> FakeDocument:
@@ -330,6 +339,18 @@ class _Payment:
 
     async def invoices(self) -> list[FakeDocument]:
         return list(self._n.invoices_by_id.values())
+
+
+class _Channels:
+    def __init__(self, node: FakeNode) -> None:
+        self._n = node
+
+    async def refusal(self, _agreement: str, *, timeout_s: float) -> str:
+        return self._n.channel_refusal
+
+    async def cover(self, agreement: str) -> Any:
+        amount = format_amount(Amount(self._n.secured.get(agreement, 0)))
+        return SimpleNamespace(vouched=amount, secured=amount)
 
 
 class _Node:
