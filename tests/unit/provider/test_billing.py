@@ -11,7 +11,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from golemp2p.errors import DeadlineError, NetworkError
 from golemp2p.provider import ProviderTerms, run_provider
-from golemp2p.provider.billing import NO_ACTIVITY_S, PAYMENT_GRACE_S, invoice_id_of
+from golemp2p.provider.billing import PAYMENT_GRACE_S, invoice_id_of
+from golemp2p.provider.contract import NO_ACTIVITY_S
 from tests.unit.provider.fake_node import FakeDocument, FakeNode
 
 PAYMENT = "golem.com.scheme.payu.payment-timeout-sec?"
