@@ -110,8 +110,8 @@ class NetworkEntry(_Strict):
     token_symbol: Annotated[str, Field(max_length=40)] | None = None
     decimals: Literal[18] | None = None  # amounts are counted in 18 everywhere; no other token can be used
     coin: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,10}$")] | None = None
-    rpc_url: UrlText | None = None
-    rpc_urls: Annotated[list[UrlText], Field(min_length=1, max_length=16)] | None = None
+    rpc_url: UrlText | None = Field(None, repr=False)  # they may hold keys
+    rpc_urls: Annotated[list[UrlText], Field(min_length=1, max_length=16)] | None = Field(None, repr=False)
     quorum: Annotated[int, Field(ge=1, le=16)] | None = None
     confirmations: Blocks | None = None
     finality: Literal["depth", "finalized"] | None = None

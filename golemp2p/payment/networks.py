@@ -29,7 +29,7 @@ class PaymentNetwork:
     chain_id: int
     token: Address
     symbol: str  # as in platform names, lower case: "glm", "tglm"
-    rpc_urls: tuple[str, ...]
+    rpc_urls: tuple[str, ...] = field(repr=False)  # they may hold keys
     token_symbol: str = ""  # as the token's contract has it; "" is not checked
     quorum: int = 1  # endpoints that must agree on reads that move money; never more than there are
     confirmations: int = 1  # blocks including the transaction's own until it counts as mined for good

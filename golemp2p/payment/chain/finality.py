@@ -6,19 +6,24 @@ depth, and when it does not move, a far greater depth does without it (research:
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import trio
 
 from golemp2p import limits
-from golemp2p.payment.chain.errors import RpcAnswerError
 from golemp2p.payment.chain.parse import parse_block
 from golemp2p.payment.chain.pool import EndpointPool
 from golemp2p.payment.networks import PaymentNetwork
 
 log = structlog.get_logger(__name__)
 _FINALIZED: Final = ("eth_getBlockByNumber", ("finalized", False))
+
+NO_TAG: Final = -1
+
+
+def _number(answer: Any, host: str) -> int:
+    return NO_TAG if answer is None else parse_block(answer, host).number
 
 
 class Finality:
@@ -53,11 +58,8 @@ class Finality:
         return final
 
     async def _finalized(self) -> int:
-        """-1: the endpoints know no such tag, which is as one that stands still."""
-        try:
-            return min(block.number for block in await self._pool.sample(*_FINALIZED, parse_block))
-        except RpcAnswerError:
-            return -1
+        """NO_TAG: endpoints know no such tag, or no such block yet, which is as one that stands still."""
+        return min(await self._pool.sample(*_FINALIZED, _number, refused=NO_TAG))
 
     def _moved(self, tag: int, now: float) -> bool:
         """Whether the tag is alive. Seen twice, with CHAIN_FINALITY_STALL_S between, at the same place it is not."""

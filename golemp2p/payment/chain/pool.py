@@ -143,9 +143,20 @@ class EndpointPool:
             return (await self.head(at_least=at_least)).number
         return min(block.number for block in await self._several(self._head_of))
 
-    async def sample(self, method: str, params: Sequence[object], parse: Parse[T]) -> list[T]:
-        """The answers of as many endpoints as the quorum, alike or not."""
-        return await self._several(lambda e, timeout_s: self._fact(e, method, params, parse, timeout_s))
+    async def sample(
+        self, method: str, params: Sequence[object], parse: Parse[T], *, refused: T | None = None
+    ) -> list[T]:
+        """The answers of as many endpoints as the quorum, alike or not. ``refused``: in the place of an RPC error."""
+
+        async def ask(endpoint: Endpoint, timeout_s: float) -> T:
+            try:
+                return await self._fact(endpoint, method, params, parse, timeout_s)
+            except RpcAnswerError:
+                if refused is None:
+                    raise
+                return refused
+
+        return await self._several(ask)
 
     async def _several(self, ask: Ask[T]) -> list[T]:
         found: list[T] = []

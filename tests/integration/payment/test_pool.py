@@ -204,6 +204,15 @@ async def test_the_finalized_tag_is_waited_for_until_it_stands_still_for_too_lon
         monkeypatch.setattr(limits, "CHAIN_FINALITY_STALL_S", 0.0)
         assert await slow.final_block() == head - 9, "only what is very deep"
 
+        def unknown(_method: str, params: list[Any], block: Any) -> Any:
+            if params[0] == "finalized":
+                raise ValueError("invalid block tag")
+            return block
+
+        for proxy in bench.proxies:
+            proxy.fault = lie(unknown, "eth_getBlockByNumber")
+        assert await slow.final_block() == head - 9, "so it is where there is no such tag"
+
 
 async def test_a_transaction_that_all_endpoints_refuse_is_refused_and_one_that_is_known_is_not() -> None:
     async with open_bench() as bench:
