@@ -19,7 +19,7 @@ import pytest
 from tests.compat.clients import JsClient, js_client, tracks
 from tests.compat.conftest import PAGE_ORIGIN, PAGE_PORT
 from tests.compat.support import ALPINE, agent_env, javascript, run
-from tests.e2e.net import Net
+from tests.e2e.net import Net, check_journal
 
 
 @pytest.mark.parametrize("track", tracks("@golem-sdk/golem-js"))
@@ -42,6 +42,8 @@ def test_the_project_that_golem_sdk_cli_makes_runs(net: Net, golem_js: JsClient,
     assert len(hello) == 4, said
     assert set(hello[:3]) == {provider.name for provider in net.providers}
     assert "went wrong" not in said
+    for node in (net.requestor, net.providers[0]):
+        assert check_journal(node, tmp_path)["agreements"]
 
 
 def test_output_comes_while_the_command_runs(net: Net, golem_js: JsClient, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.compat.clients import PythonClient, python_client, tracks
 from tests.compat.support import agent_env, python, run
-from tests.e2e.net import Net
+from tests.e2e.net import Net, check_journal
 
 
 def test_offers_are_seen_with_the_types_that_yapapi_insists_on(net: Net, yapapi: PythonClient, tmp_path: Path) -> None:
@@ -33,6 +33,8 @@ def test_twenty_tasks_on_three_providers_send_and_fetch_files(net: Net, track: s
     result = json.loads(said.splitlines()[-1])
     assert result["done"] == list(range(20))
     assert set(result["providers"]) == {provider.name for provider in net.providers}
+    for node in (net.requestor, net.providers[0]):
+        assert check_journal(node, tmp_path)["agreements"]
 
 
 def test_a_service_instance_is_stopped_and_another_takes_its_place(
