@@ -11,7 +11,7 @@ import pytest
 
 from tests.compat.clients import python_client, tracks
 from tests.compat.support import ALPINE, agent_env, python, run, started
-from tests.e2e.net import Net, wait_until
+from tests.e2e.net import Net, check_journal, wait_until
 
 DAPP = """\
 payloads:
