@@ -17,13 +17,8 @@ from tempfile import TemporaryDirectory
 from golemp2p.identity import NodeKey, create_keystore
 with TemporaryDirectory() as directory:
     create_keystore(Path(directory) / "key.json", NodeKey.generate(), "x", light=True)
-from golemp2p.payment.drivers.erc20 import Erc20Driver
-from golemp2p.payment.networks import PaymentNetwork
-driver = Erc20Driver(PaymentNetwork("local", 1, "0x" + "00" * 20, "tglm", "http://127.0.0.1:1"))
-try:
-    driver._connect()
-except Exception:
-    pass
+from golemp2p.payment.chain import transport
+transport.load()
 assert "web3" in sys.modules and "py_ecc" in sys.modules
 import json
 try:

@@ -101,12 +101,16 @@ async def test_what_is_missing_or_ended_is_told_by_its_status(autojump_clock: ob
         assert (await r.put(path, json={"timeout": "2001-01-01T00:00:00Z"})).status_code == 400
         assert (await r.put(path, json={"totalAmount": "x"})).status_code == 400
         deposit = {"id": "1", "contract": "0x" + "1" * 40}
+        unknown = await r.post("/allocations", json=body(world, deposit=deposit))
+        assert unknown.status_code == 400
+        assert "is not the deposit contract" in unknown.json()["message"]
+        validated = {"deposit": {**deposit, "validate": {"flatFeeAmount": "1"}}}
         for answer in (
-            await r.put(path, json={"deposit": deposit}),
-            await r.post("/allocations", json=body(world, deposit=deposit)),
+            await r.put(path, json=validated),
+            await r.post("/allocations", json=body(world, **validated)),
         ):
             assert answer.status_code == 501
-            assert "deposits are not supported" in answer.json()["message"]
+            assert "deposit.validate is not supported" in answer.json()["message"]
         await good(await r.delete(path))
         for answer, status in (
             (await r.delete(path), 410),
