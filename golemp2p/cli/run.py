@@ -68,7 +68,7 @@ def add_to(app: typer.Typer) -> None:
             if provider and not settings.payment.networks:
                 raise PolicyError(
                     "a provider without a payment network could never be paid",
-                    hint=f"fill in [[payment.networks]] in {where.config}",
+                    hint="golemp2p payment init --network NAME writes one into the settings",
                 )
             import golemp2p.net.libp2p.host
             import golemp2p.node  # noqa: F401 - only to have it loaded

@@ -41,6 +41,10 @@ class MinedReceipt:
     target: Address | None  # None: it made a contract
     price: int = field(compare=False)
 
+    def __str__(self) -> str:
+        verdict = "succeeded" if self.succeeded else "failed"
+        return f"{verdict} in block {self.block_number} ({self.block_hash[:10]}…), {len(self.logs)} events"
+
 
 def quantity(value: Any, host: str) -> int:
     """A number in hex (some write small ones as JSON numbers). Raises EndpointError."""

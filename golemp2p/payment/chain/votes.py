@@ -37,5 +37,7 @@ def most(answers: Sequence[tuple[str, T]]) -> tuple[T, int] | None:
 
 
 def shown(fact: object) -> str:
+    if isinstance(fact, tuple):
+        return f"({', '.join(shown(part) for part in fact[:8])}{', …' if len(fact) > 8 else ''})"
     text = "0x" + fact.hex() if isinstance(fact, bytes) else str(fact)
     return text if len(text) <= 100 else text[:97] + "…"
