@@ -20,19 +20,19 @@ PAGE_ORIGIN = f"http://127.0.0.1:{PAGE_PORT}"  # of the browser test's page
 @pytest.fixture(scope="session")
 def net(docker_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     """For programs that leave it whole."""
-    with _open(docker_engine, tmp_path_factory, "compat", providers=3) as found:
+    with open_compat_net(docker_engine, tmp_path_factory, "compat", providers=3) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def fragile_net(docker_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     """For tests that kill nodes and programs."""
-    with _open(docker_engine, tmp_path_factory, "fragile", providers=2, agent_silence_s=6.0) as found:
+    with open_compat_net(docker_engine, tmp_path_factory, "fragile", providers=2, agent_silence_s=6.0) as found:
         yield found
 
 
 @contextmanager
-def _open(engine: Engine, paths: pytest.TempPathFactory, name: str, **options: object) -> Iterator[Net]:
+def open_compat_net(engine: Engine, paths: pytest.TempPathFactory, name: str, **options: object) -> Iterator[Net]:
     image = str(debian_gvmi())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCKER_HOST", engine.url)
