@@ -209,7 +209,8 @@ class Running:
 
     def __init__(self, net: Net, image: Path, backend: str) -> None:
         self.process = subprocess.Popen(
-            [*GOLEMP2P, "job", "run", "--image", str(image), "--backend", backend, "--wait", "20", "--", "tick-loop"],
+            # --wait: after its provider is lost it looks for another one for so long before it gives up.
+            [*GOLEMP2P, "job", "run", "--image", str(image), "--backend", backend, "--wait", "6", "--", "tick-loop"],
             env=environment(GOLEMP2P_DATA_DIR=str(net.requestor.data_dir)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
