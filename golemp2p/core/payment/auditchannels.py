@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from golemp2p.core.ids import Address
 from golemp2p.core.money import ZERO, Amount, format_amount
+from golemp2p.core.payment.auditbooks import require
 from golemp2p.core.payment.machines import Side
 from golemp2p.core.payment.vouchers import ChannelConfig, Voucher, VoucherDomain, check_voucher
 from golemp2p.errors import RemoteProtocolError
@@ -91,12 +92,12 @@ class ChannelChecker:
 
 def _parse(body: Mapping[str, Any]) -> tuple[ChannelConfig, VoucherDomain, Voucher]:
     for name in ("contract", "payer", "payee", "signer"):
-        _require(_matches(_ADDRESS, body[name]), f"{name} is no address")
+        require(_matches(_ADDRESS, body[name]), f"{name} is no address")
     for name in ("salt", "channelId"):
-        _require(_matches(_WORD, body[name]), f"{name} is no hash")
+        require(_matches(_WORD, body[name]), f"{name} is no hash")
     for name in ("chainId", "grace"):
-        _require(type(body[name]) is int and 0 <= body[name] < 2**53, f"{name} is no number")
-    _require(_matches(_SIGNATURE, body["signature"]), "the signature is malformed")
+        require(type(body[name]) is int and 0 <= body[name] < 2**53, f"{name} is no number")
+    require(_matches(_SIGNATURE, body["signature"]), "the signature is malformed")
     config = ChannelConfig(
         Address(body["payer"]),
         Address(body["payee"]),
@@ -116,19 +117,14 @@ def _shares(found: object) -> dict[str, Amount]:
     ):
         raise RemoteProtocolError("the claim's agreements are no pairs")
     shares = {str(agreement): _amount(amount) for agreement, amount in found}
-    _require(len(shares) == len(found), "the claim names an agreement twice")
+    require(len(shares) == len(found), "the claim names an agreement twice")
     return shares
 
 
 def _amount(text: object) -> Amount:
-    _require(isinstance(text, str) and _AMOUNT.fullmatch(text) is not None, "an amount is malformed")
+    require(isinstance(text, str) and _AMOUNT.fullmatch(text) is not None, "an amount is malformed")
     return Amount(int(str(text)))
 
 
 def _matches(pattern: re.Pattern[str], found: object) -> bool:
     return isinstance(found, str) and pattern.fullmatch(found) is not None
-
-
-def _require(holds: bool, reason: str) -> None:
-    if not holds:
-        raise RemoteProtocolError(reason)
