@@ -14,7 +14,7 @@ from golemp2p.core.ids import Address, AllocationId, new_allocation_id
 from golemp2p.core.money import ZERO, Amount, format_amount
 from golemp2p.core.payment import ALLOCATION, AllocationEvent, AllocationState
 from golemp2p.core.payment.vouchers import CHANNEL, MODE, MODES
-from golemp2p.errors import ConflictError, GolemError, UsageError
+from golemp2p.errors import ConflictError, GolemError, PolicyError, UsageError
 from golemp2p.payment import books
 from golemp2p.payment.drivers import deposits
 from golemp2p.payment.drivers.deposits import Deposit
@@ -166,7 +166,7 @@ class Allocations:
         self._context.debts.tell()
 
     async def decorate(self, allocation_ids: list[str]) -> Decoration:
-        """What a demand must say to be paid from these. Raises NotFoundError, GoneError, UsageError."""
+        """What a demand must say to be paid from these. Raises NotFoundError, GoneError, UsageError, PolicyError."""
         if not allocation_ids:
             raise UsageError("no allocation ids were given", hint="?allocationIds=ID[,ID]")
         found = [await self.get(allocation_id) for allocation_id in allocation_ids]
@@ -183,6 +183,12 @@ class Allocations:
             (ALLOCATIONS, ",".join(a.id for a in found)),
         ]
         if self._context.settings.channels.mode == CHANNEL:
+            for platform in platforms:
+                if self._context.driver(platform).network.channels is None:
+                    raise PolicyError(
+                        f"payment.mode is channel, but {platform} has no channel contract",
+                        hint="set payment.mode to batch, or the contract's address in [[payment.networks]]",
+                    )
             properties.append((MODE, CHANNEL))
             constraints.append(f"({MODES}={CHANNEL})")
         return Decoration(tuple(properties), tuple(constraints))

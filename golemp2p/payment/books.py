@@ -23,6 +23,7 @@ from golemp2p.core.payment import (
     check_budget,
 )
 from golemp2p.errors import ConflictError, GoneError, NotFoundError, UsageError
+from golemp2p.storage import channels
 from golemp2p.storage import payment as repo
 from golemp2p.storage import payment_settlement as settlement_repo
 from golemp2p.storage.payment import Allocation, Parties, StoredDocument
@@ -65,7 +66,9 @@ def committed(connection: Connection, platform: str, address: Address, *, now: f
     """What of the account's balance is promised already: live budgets, and what is accepted but not yet paid."""
     live = [a for a in live_allocations(connection, now=now) if a.deposit is None]
     budgets = [a for a in live if (a.platform, a.address) == (platform, address)]
-    return Amount(sum(a.remaining for a in budgets) + repo.owed(connection, Side.PAYER, platform=platform))
+    owed = repo.owed(connection, Side.PAYER, platform=platform)
+    locked = channels.unclaimed(connection, Side.PAYER, platform=platform)  # has left the account
+    return Amount(sum(a.remaining for a in budgets) + max(0, owed - locked))
 
 
 def accepted(ledger: Ledger, document: Document, *, at_once: bool = False) -> Ledger:

@@ -248,3 +248,9 @@ def agreements_of(connection: Connection, channel_id: str, side: Side) -> list[A
     c = shares.c
     query = sa.select(c.agreement_id).where(c.channel_id == channel_id, c.side == side).order_by(c.number)
     return [AgreementId(a) for a in connection.execute(query).scalars()]
+
+
+def unclaimed(connection: Connection, side: Side, *, platform: str) -> Amount:
+    """Vouched for and locked in contracts: neither to be paid from the account nor arrived in it."""
+    found = find_channels(connection, side=side, platform=platform, states=(ChannelStatus.LIVE, ChannelStatus.RETIRED))
+    return Amount(sum(channel.unclaimed for channel in found))

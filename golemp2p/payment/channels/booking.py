@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from golemp2p.core.ids import AgreementId, DocumentId
-from golemp2p.core.money import ZERO, Amount, format_amount
+from golemp2p.core.money import Amount, format_amount
 from golemp2p.core.payment import PaymentNotice, Side
 from golemp2p.core.payment.vouchers import CLOSED, ChannelState, credit_shares
 from golemp2p.payment import books
@@ -114,9 +114,3 @@ def _note_payment(
     )
     stored = StoredPayment(notice, channel.side, channel.peer, b"", payment_notices.CONFIRMED, "", now)
     payment_notices.insert_payment(connection, stored)
-
-
-def unclaimed_total(connection: Connection, platform: str, side: Side) -> Amount:
-    """Vouched for and locked, but not claimed yet: neither owed from the account nor arrived in it."""
-    found = repo.find_channels(connection, side=side, platform=platform)
-    return Amount(sum((c.unclaimed for c in found), start=ZERO))

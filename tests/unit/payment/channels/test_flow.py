@@ -8,12 +8,17 @@ import pytest
 import trio
 import trio.testing
 
+from golemp2p.core.ids import AgreementId
+from golemp2p.core.money import Amount
 from golemp2p.core.payment import DocumentState, Side
-from golemp2p.core.payment.vouchers import CLOSED
-from golemp2p.errors import UsageError
+from golemp2p.core.payment.vouchers import CLOSED, Voucher, VoucherDomain
+from golemp2p.errors import PolicyError, RemoteProtocolError, UsageError
+from golemp2p.identity.keys import NodeKey
 from golemp2p.payment.channels import abi
+from golemp2p.payment.purse import Caps
 from golemp2p.storage import payment_settlement as settlement_repo
 from golemp2p.storage.channels import ChannelStatus
+from tests.evm import account
 from tests.unit.payment.channels.world import GRACE_S, INVOICE, NOTE, SETTINGS, World, open_channels, until
 from tests.unit.payment.world import PLATFORM, glm
 
@@ -259,8 +264,6 @@ async def test_a_foreign_claim_is_booked_like_ours(autojump_clock: Virtual) -> N
         channel = await world.provider.channel(Side.PAYEE)
         assert channel.signature is not None
         item = abi.ClaimItem(channel.config, channel.cumulative, channel.signature)
-        from tests.evm import account
-
         world.chain.mine(account(77), 0, world.chain.channels, abi.claim_call(item), "0x" + "77" * 32)
         await world.settled(INVOICE, invoice)
 
@@ -273,3 +276,92 @@ async def test_idle_channels_cost_no_call(autojump_clock: Virtual) -> None:
         world.chain.asked.clear()
         await trio.sleep(6 * 3600)
         assert world.chain.asked == []
+
+
+async def test_vouchers_of_a_hot_key_are_claimed_like_others(autojump_clock: Virtual) -> None:
+    hot = NodeKey.generate()
+    async with open_channels(voucher_key=hot) as world:
+        agreement = await world.approved()
+        assert (await world.requestor.channel(Side.PAYER)).signer == hot.address != world.requestor.key.address
+        await world.settled(INVOICE, await world.bill(agreement.id, "6", kind=INVOICE))
+        assert world.tokens(world.provider) == glm("6")
+
+
+async def test_a_cap_that_a_voucher_would_exceed_leaves_the_bill_unanswered(autojump_clock: Virtual) -> None:
+    async with open_channels(caps=Caps(per_agreement=glm("1.5"))) as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "1")
+        with pytest.raises(Exception, match="exceeds what may be spent under agreement"):
+            await world.bill(agreement.id, "2")
+        await world.vouched("1")
+        assert (await world.requestor.channel(Side.PAYER)).cumulative == glm("1")
+        notes = await world.requestor.service.list_documents(NOTE)
+        assert [n.state for n in notes] == [DocumentState.ACCEPTED, DocumentState.RECEIVED]
+
+
+async def test_what_a_channel_holds_is_not_promised_twice(autojump_clock: Virtual) -> None:
+    """100 in all: 10 in the channel, of which 5 are vouched for, 45 in budgets: 45 may be allocated yet."""
+    async with open_channels(provider=replace(SETTINGS, claim_threshold=glm("1000"))) as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "5")
+        allocations = world.requestor.service.allocations
+        await allocations.create(platform=PLATFORM, total=glm("45"))
+        with pytest.raises(UsageError, match="cannot be allocated"):
+            await allocations.create(platform=PLATFORM, total=glm("0.1"))
+
+
+async def test_a_voucher_that_no_contract_would_take_is_refused(autojump_clock: Virtual) -> None:
+    async with open_channels() as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "1")
+        await world.vouched("1")
+        channel = await world.provider.channel(Side.PAYEE)
+        domain = VoucherDomain(channel.chain_id, channel.contract)
+        payee, peer = world.provider.service.channels.payee, world.requestor.key.peer_id
+
+        def voucher(cumulative: str, key: NodeKey = world.requestor.key) -> Voucher:
+            total = glm(cumulative)
+            return Voucher(channel.config.id, total, key.sign(domain.digest(channel.config.id, total)))
+
+        with pytest.raises(RemoteProtocolError, match="signature"):
+            await payee.receive(peer, voucher("2", NodeKey.generate()), agreement.id, glm("2"))
+        with pytest.raises(RemoteProtocolError, match="cannot be split"):
+            await payee.receive(peer, voucher("2"), agreement.id, glm("2.5"))
+        with pytest.raises(UsageError, match="not announced"):
+            await payee.receive(peer, replace(voucher("2"), channel_id=bytes(32)), agreement.id, glm("2"))
+        with pytest.raises(PolicyError, match="not between us"):
+            await payee.receive(NodeKey.generate().peer_id, voucher("2"), agreement.id, glm("2"))
+        with pytest.raises(PolicyError, match="nothing was billed"):
+            await payee.receive(peer, voucher("2"), AgreementId("another"), glm("1"))
+        assert (await world.provider.channel(Side.PAYEE)).cumulative == glm("1")
+        await payee.receive(peer, voucher("0.5"), agreement.id, glm("0.5"))  # old: no error, and nothing changes
+        assert (await world.provider.channel(Side.PAYEE)).cumulative == glm("1")
+
+
+async def test_many_vouchers_at_once_leave_the_newest_of_each_channel(autojump_clock: Virtual) -> None:
+    """In whatever order they come; a bad one among them is refused alone."""
+    async with open_channels(provider=replace(SETTINGS, claim_threshold=glm("1000"))) as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "0.001")
+        await world.vouched("0.001")
+        channel = await world.provider.channel(Side.PAYEE)
+        domain = VoucherDomain(channel.chain_id, channel.contract)
+        payee, key = world.provider.service.channels.payee, world.requestor.key
+        refused = []
+
+        async def give(total: int, agreement_total: int) -> None:
+            signature = key.sign(domain.digest(channel.config.id, total))
+            try:
+                voucher = Voucher(channel.config.id, Amount(total), signature)
+                await payee.receive(key.peer_id, voucher, agreement.id, Amount(agreement_total))
+            except RemoteProtocolError:
+                refused.append(total)
+
+        base = glm("0.001")
+        async with trio.open_nursery() as nursery:
+            for n in (7, 3, 50, 1, 49, 2):
+                nursery.start_soon(give, base + n, base + n)
+            nursery.start_soon(give, base + 20, glm("9"))
+        assert (await world.provider.channel(Side.PAYEE)).cumulative == base + 50
+        assert refused == [base + 20]
+        assert (await world.provider.service.channels.cover(agreement.id)).vouched == base + 50

@@ -19,6 +19,7 @@ from golemp2p.payment.channels.settings import ChannelSettings
 from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.drivers.transactions import mint_call
 from golemp2p.payment.ports import Clock
+from golemp2p.payment.purse import Caps
 from golemp2p.payment.service import PaymentService
 from golemp2p.storage import channels as repo
 from golemp2p.storage.channels import Channel
@@ -59,7 +60,11 @@ class Node:
         storage: Storage,
         settings: ChannelSettings,
         clock: Clock = clock,
+        *,
+        caps: Caps | None = None,
+        voucher_key: NodeKey | None = None,
     ) -> None:
+        self.caps, self.voucher_key = caps or Caps(), voucher_key
         self.key, self.rpc, self.driver, self.storage, self.clock = key, rpc, driver, storage, clock
         self.agreements = FakeAgreements({})
         self.settings = settings
@@ -75,7 +80,8 @@ class Node:
             domain=DOMAIN,
             drivers={PLATFORM: self.driver},
             clock=self.clock,
-            settings=PaymentSettings(auto_accept_after_s=None, channels=self.settings),
+            settings=PaymentSettings(auto_accept_after_s=None, caps=self.caps, channels=self.settings),
+            voucher_signer=self.voucher_key,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -178,16 +184,23 @@ async def until(look: Callable[[], Awaitable[bool]], timeout_s: float = 3600.0) 
 
 @asynccontextmanager
 async def open_channels(
-    *, requestor: ChannelSettings = SETTINGS, provider: ChannelSettings = SETTINGS, budget: str = "50"
+    *,
+    requestor: ChannelSettings = SETTINGS,
+    provider: ChannelSettings = SETTINGS,
+    budget: str = "50",
+    caps: Caps | None = None,
+    voucher_key: NodeKey | None = None,
 ) -> AsyncIterator[World]:
+    """``caps`` and ``voucher_key``: of the requestor."""
     chain = EvmChain()
     wires: dict[PeerId, FakeRpc] = {}
     async with open_storage(None) as first, open_storage(None) as second, trio.open_nursery() as nursery:
-        nodes = []
+        nodes: list[Node] = []
         for storage, settings in ((first, requestor), (second, provider)):
             key = NodeKey.generate()
             wires[key.peer_id] = rpc = FakeRpc(key.peer_id, wires)
-            nodes.append(Node(key, rpc, EvmDriver(chain), storage, settings))
+            more = {"caps": caps, "voucher_key": voucher_key} if not nodes else {}
+            nodes.append(Node(key, rpc, EvmDriver(chain), storage, settings, **more))  # type: ignore[arg-type]  # by name
             await nursery.start(nodes[-1].run)
         world = World(nodes[0], nodes[1], nursery, chain)
         chain.evm.send(OWNER, chain.evm.token, mint_call(nodes[0].key.address, glm("100")))
