@@ -58,7 +58,8 @@ class Agent:
         accounts = await again(client.payment.accounts)()
         if not accounts:
             log.warning("no_payment_network", hint="nobody can pay this node: set [[payment.networks]]")
-        properties = offer_properties(self._terms, runtime, accounts, subnet=self._subnet)
+        channels = any("channels" in network.contracts for network in await again(client.wallet.networks)())
+        properties = offer_properties(self._terms, runtime, accounts, subnet=self._subnet, channels=channels)
         while True:
             await self._wait_for_capacity()
             constraints = offer_constraints(now=time.time(), subnet=self._subnet)

@@ -78,8 +78,9 @@ def machine_memory_gib() -> float:
 
 
 def offer_properties(
-    terms: ProviderTerms, runtime: RuntimeInfo, accounts: Sequence[Account], *, subnet: str
+    terms: ProviderTerms, runtime: RuntimeInfo, accounts: Sequence[Account], *, subnet: str, channels: bool = False
 ) -> Properties:
+    """``channels``: a payment network of the node has the contract for them."""
     threads = terms.threads or os.cpu_count() or 1
     memory_gib = terms.memory_gib or round(machine_memory_gib() * MEMORY_SHARE / terms.max_activities, 3)
     properties: Properties = {
@@ -103,9 +104,10 @@ def offer_properties(
         NOTE_INTERVAL: round(terms.debit_note_interval_s),
         PAYMENT_TIMEOUT: round(terms.payment_timeout_s),
         ACCEPT_TIMEOUT: round(terms.accept_timeout_s),
-        MODES: [BATCH, CHANNEL],
-        EXPOSURE: float(terms.exposure_glm),
+        MODES: [BATCH, CHANNEL] if channels else [BATCH],
     }
+    if channels:
+        properties[EXPOSURE] = float(terms.exposure_glm)
     for account in accounts:
         properties[f"golem.com.payment.platform.{account.platform}.address"] = account.address
     properties.update(runtime.properties)

@@ -95,6 +95,7 @@ class FakeNode:
             activity=_Activity(self),
             payment=_Payment(self),
             channels=_Channels(self),
+            wallet=_Wallet(),
             node=_Node(self),
         )
         return cast(NodeClient, parts)
@@ -351,6 +352,11 @@ class _Channels:
     async def cover(self, agreement: str) -> Any:
         amount = format_amount(Amount(self._n.secured.get(agreement, 0)))
         return SimpleNamespace(vouched=amount, secured=amount)
+
+
+class _Wallet:
+    async def networks(self) -> list[Any]:
+        return [SimpleNamespace(contracts={"channels": "0xc"})]
 
 
 class _Node:
