@@ -592,7 +592,8 @@ def _same_terms(expected: bytes, content: bytes) -> bool:
     """Equal but for the timestamps, which each side took from its own clock. 0, 0.0 and false are three things."""
 
     def terms(document: bytes) -> str:
-        sides = json.loads(document, object_pairs_hook=_no_duplicates)
+        # As UTF-8: the parser would take UTF-16 too, and whoever writes the agreement down could not.
+        sides = json.loads(document.decode(), object_pairs_hook=_no_duplicates)
         for side in ("demand", "offer"):
             if type(sides[side].pop("timestamp")) is not int:
                 raise TypeError("a timestamp is a whole number of milliseconds")
