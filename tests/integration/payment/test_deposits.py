@@ -33,10 +33,18 @@ async def lock(chain: LocalChain, funder: NodeKey, spender: Address, amount: str
     await chain.faucet(funder.address, tglm=glm(amount), eth_wei=10**18)
     approve = Call(chain.token_address, calls.approve_call(chain.lock, glm(amount)), 100_000)
     await driver.broadcast(driver.sign(funder, 0, approve, FEES).raw)
-    words = [1, int(spender, 16), glm(amount), 0, 0, round(time.time() + valid_s)]
-    create = Call(chain.lock, CREATE + b"".join(word.to_bytes(32, "big") for word in words), 300_000)
-    await driver.broadcast(driver.sign(funder, 1, create, FEES).raw)
-    return Deposit(chain.lock, (int(funder.address, 16) << 96) ^ 1)
+    create = create_call(1, spender, glm(amount), valid_to=round(time.time() + valid_s))
+    await driver.broadcast(driver.sign(funder, 1, Call(chain.lock, create, 300_000), FEES).raw)
+    return Deposit(chain.lock, deposit_id(funder.address, 1))
+
+
+def create_call(nonce: int, spender: Address, amount: int, *, valid_to: int) -> bytes:
+    words = [nonce, int(spender, 16), amount, 0, 0, valid_to]
+    return CREATE + b"".join(word.to_bytes(32, "big") for word in words)
+
+
+def deposit_id(funder: Address, nonce: int) -> int:
+    return (int(funder, 16) << 96) ^ nonce
 
 
 async def test_a_deposit_pays_the_provider_and_its_rest_goes_back_to_the_funder() -> None:
