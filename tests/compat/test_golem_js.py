@@ -43,7 +43,7 @@ def test_the_project_that_golem_sdk_cli_makes_runs(net: Net, golem_js: JsClient,
     assert set(hello[:3]) == {provider.name for provider in net.providers}
     assert "went wrong" not in said
     for node in (net.requestor, net.providers[0]):
-        assert check_journal(node, tmp_path)["agreements"]
+        assert check_journal(node, tmp_path).accounts
 
 
 def test_output_comes_while_the_command_runs(net: Net, golem_js: JsClient, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_golem_cores_managers_hire_work_and_pay(net: Net, track: str, tmp_path: 
     env = agent_env(net, IMAGE_URL=image["http"], IMAGE_HASH=image["sha3"])
     said = run(python(python_client("golem-core", track), "core_work.py"), env, tmp_path)
     assert json.loads(said.splitlines()[-1]) == ["hello core\n", "GOLEM-CORE\n"]
-    assert check_journal(net.requestor, tmp_path)["agreements"]
+    assert check_journal(net.requestor, tmp_path).accounts
 
 
 @pytest.mark.parametrize("track", tracks("dapp-runner"))

@@ -34,7 +34,7 @@ def test_twenty_tasks_on_three_providers_send_and_fetch_files(net: Net, track: s
     assert result["done"] == list(range(20))
     assert set(result["providers"]) == {provider.name for provider in net.providers}
     for node in (net.requestor, net.providers[0]):
-        assert check_journal(node, tmp_path)["agreements"]
+        assert check_journal(node, tmp_path).accounts
 
 
 def test_a_service_instance_is_stopped_and_another_takes_its_place(

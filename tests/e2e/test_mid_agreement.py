@@ -8,8 +8,9 @@ from pathlib import Path
 import trio
 
 from golemp2p.core.money import parse_amount
+from golemp2p.core.payment import Side
 from tests.e2e.agent import deploy_and_run, negotiate
-from tests.e2e.net import Net, check_journal
+from tests.e2e.net import Net, check_journal, golemp2p
 from tests.integration.runtimes.wats import TICK_LOOP
 
 INTERVAL_S, PAYMENT_S = 1, 2
@@ -58,7 +59,15 @@ async def test_a_payable_debit_note_is_paid_while_the_activity_runs(net: Net, tm
         invoice = await made.pay()
         assert net.balance(made.provider) - before == parse_amount(invoice.amount), "a payout is always a difference"
         await client.payment.release_allocation(made.allocation)
-        for node, side in ((net.requestor, "payer"), (provider, "payee")):
+        for node, side in ((net.requestor, Side.PAYER), (provider, Side.PAYEE)):
             found = check_journal(node, tmp_path)
-            (account,) = [a for a in found["agreements"] if a["agreement"] == made.agreement]
-            assert (account["side"], account["open"], account["paid"]) == (side, "0", invoice.amount)
+            (account,) = [a for a in found.accounts if a.agreement_id == made.agreement]
+            assert (account.side, account.open, account.paid) == (side, 0, parse_amount(invoice.amount))
+    file, copy = tmp_path / "books.jsonl", tmp_path / "copy.jsonl"
+    assert net.requestor.command("audit", "export", str(file), "--agreement", made.agreement).returncode == 0
+    copy.write_text(file.read_text().replace(invoice.invoice_id, invoice.invoice_id[::-1], 1))
+    verified, refused = (golemp2p("audit", "verify", str(path)) for path in (file, copy))
+    assert verified.returncode == 0
+    assert "verified: every hash, every signature" in verified.stdout
+    assert refused.returncode == 1
+    assert "the entry was changed" in refused.stdout
