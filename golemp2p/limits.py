@@ -464,6 +464,7 @@ CHANNEL_OPEN_TIMEOUT_S: Final = 180.0  # funding one, until it is final: two tra
 CHANNEL_IDLE_CLOSE_S: Final = 30 * 24 * 3_600.0  # unused for so long: the rest is fetched back
 CHANNEL_CLAIM_THRESHOLD: Final = 10 * 10**18  # smallest units; a claim alone costs 53 k gas
 CHANNEL_CLAIM_AFTER_S: Final = 7 * 24 * 3_600.0
+CHANNEL_USUAL_EXPOSURE: Final = 10**17  # smallest units, where the offer names none: an hour of four threads
 CHANNEL_DEPOSIT_EXPOSURES: Final = 10  # a deposit, when none is set, is so many times the agreed exposure
 CHANNEL_USED_PARTS: Final = (4, 5)  # more than so much of the deposit: topped up by the payer, claimed by the payee
 CHANNEL_WATCH_S: Final = 30.0  # how often a payee with unclaimed vouchers looks whether the payer closes

@@ -32,7 +32,6 @@ from golemp2p.storage.payment import Parties
 from tests.evmdriver import EvmChain, EvmDriver
 from tests.unit.payment.world import DOMAIN, PLATFORM, FakeAgreements, FakeRpc
 
-
 GOAL_PER_S = 2_000
 
 

@@ -27,6 +27,7 @@ from golemp2p.core.payment.vouchers import (
     mode_of,
 )
 from golemp2p.errors import DeadlineError, GolemError, NotFoundError, PolicyError, UsageError
+from golemp2p.payment import books
 from golemp2p.payment.channels import abi, journaling
 from golemp2p.payment.channels.chain import ChannelChain
 from golemp2p.payment.channels.parts import Parts
@@ -78,12 +79,14 @@ class Payer:
                 hint="set payment.mode to batch, or choose another provider",
             )
         platform, _, payee = terms_of(agreement)
+        exposure = _exposure(agreement)
+        deposit = await self._deposit(agreement, platform, exposure)
         timeout_s, why = self._parts.settings.open_timeout_s, _Reason()
         with trio.move_on_after(timeout_s):
             async with self._locks[agreement.provider, platform]:
                 channel = await self._channel(agreement.provider, platform, payee)
                 await self._announce(channel)
-                await self._fund(channel.id, platform, _exposure(agreement), why)
+                await self._fund(channel.id, platform, exposure, deposit, why)
             return
         raise DeadlineError(
             f"the payment channel to {agreement.provider} was not funded within {timeout_s:g} s"
@@ -145,7 +148,7 @@ class Payer:
         body = message.model_dump()
         await self._parts.rpc.call(channel.peer, PROTOCOL, wire.ANNOUNCE, body, timeout_s=limits.PAYMENT_RPC_TIMEOUT_S)
 
-    async def _fund(self, channel_id: str, platform: str, exposure: Amount, why: _Reason) -> None:
+    async def _fund(self, channel_id: str, platform: str, exposure: Amount, deposit: Amount, why: _Reason) -> None:
         """Until the chain finally has enough free deposit for ``exposure``. Raises ChannelNotFundedError."""
         context = self._parts.context
         while True:
@@ -157,7 +160,7 @@ class Payer:
                 )
             if channel.deposit - max(channel.claimed, channel.cumulative) >= max(exposure, 1):
                 return
-            order = await self.top_up(channel, self._deposit(exposure))
+            order = await self.top_up(channel, deposit)
             why.text = order.problem
             if order.state is OrderState.FAILED:
                 raise ChannelNotFundedError(
@@ -167,9 +170,24 @@ class Payer:
             with trio.move_on_after(context.driver(platform).network.poll_s):
                 await news.wait()
 
-    def _deposit(self, exposure: Amount) -> Amount:
-        own = self._parts.settings.deposit
-        return Amount(max(exposure, limits.CHANNEL_DEPOSIT_EXPOSURES * exposure if own is None else own))
+    async def _deposit(self, agreement: Agreement, platform: str, exposure: Amount) -> Amount:
+        """How much to lock. The exposure is the provider's word: it must not make us lock more than the owner has set,
+        or than the agent's budget. Raises ChannelNotFundedError."""
+        context, own = self._parts.context, self._parts.settings.deposit
+        if own is not None:
+            most, what = own, "setting payment.channels.deposit"
+        else:
+            live = await context.storage.run(lambda c: books.live_allocations(c, now=context.clock()))
+            named = set(agreement.allocations)
+            fitting = [a for a in live if a.platform == platform and (not named or a.id in named)]
+            most, what = Amount(sum(a.remaining for a in fitting)), "what is left of the budget"
+        if exposure > most:
+            raise ChannelNotFundedError(
+                f"the provider of agreement {agreement.id} wants {format_amount(exposure)} locked for it at least;"
+                f" {what} is {format_amount(most)}",
+                hint="choose another provider, or raise it",
+            )
+        return most if own is not None else Amount(min(most, limits.CHANNEL_DEPOSIT_EXPOSURES * exposure))
 
     async def top_up(self, channel: Channel, amount: Amount) -> Order:
         """The order that funds it: the one under way, or a new one. (A look at the chain forgets the finished one.)
@@ -317,8 +335,9 @@ class Payer:
 
 
 def _exposure(agreement: Agreement) -> Amount:
+    """What must be free in the channel. An offer that takes channels and names no exposure gets a usual one."""
     exposure = exposure_of(agreement.demand, agreement.offer)
-    return ZERO if exposure is None else parse_amount(f"{exposure:.18f}", what="exposure")
+    return parse_amount(f"{exposure:.18f}", what="exposure") if exposure else Amount(limits.CHANNEL_USUAL_EXPOSURE)
 
 
 def _order(connection: Connection, key: str) -> Order:

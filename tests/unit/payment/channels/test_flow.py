@@ -219,6 +219,20 @@ async def test_too_little_money_for_the_deposit_is_said_in_time(autojump_clock: 
         assert "no deposit" in await world.provider.service.channels.refusal(mine, timeout_s=1)
 
 
+@pytest.mark.parametrize("deposit", ["10", None], ids=["set", "of-the-budget"])
+async def test_a_provider_cannot_make_us_lock_more_than_we_mean_to(
+    autojump_clock: Virtual, deposit: str | None
+) -> None:
+    settings = replace(SETTINGS, deposit=None if deposit is None else glm(deposit))
+    async with open_channels(requestor=settings) as world:
+        greedy = world.agreement("greedy", exposure=51.0)
+        with pytest.raises(PolicyError, match="wants 51 locked for it at least"):
+            await world.requestor.service.channels.prepare(greedy)
+        assert world.tokens(world.requestor) == glm("100")
+        await world.requestor.service.channels.prepare(world.agreement("modest", exposure=2.0))
+        assert world.tokens(world.requestor) == glm("90" if deposit else "80")
+
+
 async def test_a_provider_without_channels_is_named_before_anything_is_locked(autojump_clock: Virtual) -> None:
     async with open_channels() as world:
         agreement = world.agreement()
