@@ -201,7 +201,7 @@ class Payer:
             raise ChannelNotFundedError(
                 f"account {channel.payer} has {format_amount(has)} {driver.network.symbol}, the deposit of a payment"
                 f" channel to {channel.payee} is {format_amount(amount)}",
-                hint="send tokens to it, or lower payment.channel_deposit",
+                hint="send tokens to it, or lower payment.channels.deposit",
             )
 
         def place(connection: Connection) -> Order:
