@@ -84,8 +84,11 @@ class Purse:
         now: float,
         reference: str = "voucher",
     ) -> bytes:
-        """A voucher's signature. ``amount``: by how much it exceeds the last one. Raises SpendingCapError."""
-        self._spend(connection, [Spend(platform, agreement_id, amount, reference)], now=now)
+        """A voucher's signature. ``amount``: by how much it exceeds the last one. Raises SpendingCapError.
+
+        The day's cap was checked when the channel was funded: a voucher gives away what has left the account already.
+        """
+        self._spend(connection, [Spend(platform, agreement_id, amount, reference, daily=False)], now=now)
         return self._voucher_signer.sign(digest)
 
     def room_today(self, connection: Connection, platform: str, *, now: float) -> tuple[Amount | None, float]:
@@ -104,7 +107,7 @@ class Purse:
 
     def _spend(self, connection: Connection, spends: Sequence[Spend], *, now: float) -> None:
         for platform in {spend.platform for spend in spends}:
-            total = sum(spend.amount for spend in spends if spend.platform == platform)
+            total = sum(spend.amount for spend in spends if spend.platform == platform and spend.daily)
             room, opens_at = self.room_today(connection, platform, now=now)
             if room is not None and total > room:
                 raise SpendingCapError(

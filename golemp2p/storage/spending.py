@@ -22,6 +22,7 @@ spending = sa.Table(
     sa.Column("agreement_id", sa.Text, nullable=False),  # "": under none
     sa.Column("amount", AmountText, nullable=False),
     sa.Column("reference", sa.Text, nullable=False, index=True),  # the batch, the channel
+    sa.Column("daily", sa.Boolean, nullable=False),  # leaves the account: a voucher's tokens left it with the deposit
     sa.Index("ix_pay_spending_day", "platform", "at"),
     sa.Index("ix_pay_spending_agreement", "agreement_id", "platform"),
 )
@@ -35,6 +36,7 @@ class Spend:
     agreement_id: AgreementId | str
     amount: Amount
     reference: str
+    daily: bool = True  # counts against the day's cap
 
 
 def add(connection: Connection, spends: Sequence[Spend], *, now: float) -> None:
@@ -46,6 +48,7 @@ def add(connection: Connection, spends: Sequence[Spend], *, now: float) -> None:
                 "agreement_id": s.agreement_id,
                 "amount": s.amount,
                 "reference": s.reference,
+                "daily": s.daily,
             }
             for s in spends
         ]
@@ -58,9 +61,9 @@ def forget(connection: Connection, reference: str) -> None:
 
 
 def since(connection: Connection, platform: str, moment: float) -> list[tuple[float, Amount]]:
-    """(when, how much), oldest first."""
+    """(when, how much) left the account, oldest first."""
     c = spending.c
-    query = sa.select(c.at, c.amount).where(c.platform == platform, c.at > moment).order_by(c.at)
+    query = sa.select(c.at, c.amount).where(c.platform == platform, c.at > moment, c.daily).order_by(c.at)
     return [(at, amount) for at, amount in connection.execute(query)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 import trio
@@ -11,11 +12,15 @@ from hypothesis import strategies as st
 
 from golemp2p.core.ids import AgreementId
 from golemp2p.core.money import Amount
+from golemp2p.core.payment import Fees
 from golemp2p.core.peer import recover_address
 from golemp2p.identity.keys import NodeKey
+from golemp2p.payment.drivers.base import Call
+from golemp2p.payment.drivers.fake import FakeChain, FakeDriver
 from golemp2p.payment.purse import DAY_S, Caps, Purse, SpendingCapError
 from golemp2p.storage import Storage, open_storage, spending
 from golemp2p.storage.spending import Spend
+from tests.unit.payment.world import NETWORK
 
 P = "erc20-local-tglm"
 DIGEST = b"\1" * 32
@@ -26,6 +31,14 @@ NOW = 1_000_000.0
 async def storage() -> AsyncIterator[Storage]:
     async with open_storage(None) as opened:
         yield opened
+
+
+async def transfer(storage: Storage, purse: Purse, amount: int, *, platform: str = P, now: float = NOW) -> None:
+    """A transaction under agreement "a" is signed."""
+    driver = FakeDriver(FakeChain(), NETWORK)
+    call = Call(NETWORK.token, b"", 1)
+    spends = [Spend(platform, "a", Amount(amount), "batch")]
+    await storage.run(lambda c: purse.transaction(c, driver, 0, call, Fees(1, 1), spends=spends, now=now))
 
 
 async def voucher(
@@ -40,14 +53,20 @@ async def voucher(
 
 async def test_a_day_is_the_last_24_hours_and_each_platform_has_its_own(storage: Storage) -> None:
     purse = Purse(NodeKey.generate(), Caps(per_day=Amount(10)))
-    await voucher(storage, purse, 6)
-    await voucher(storage, purse, 4, now=NOW + 100)
+    await transfer(storage, purse, 6)
+    await transfer(storage, purse, 4, now=NOW + 100)
     with pytest.raises(SpendingCapError, match="may be spent on erc20-local-tglm today"):
-        await voucher(storage, purse, 1, now=NOW + 200)
-    await voucher(storage, purse, 10, platform="erc20-amoy-tglm")
-    await voucher(storage, purse, 6, now=NOW + DAY_S)
+        await transfer(storage, purse, 1, now=NOW + 200)
+    await transfer(storage, purse, 10, platform="erc20-amoy-tglm")
+    await transfer(storage, purse, 6, now=NOW + DAY_S)
     with pytest.raises(SpendingCapError):
-        await voucher(storage, purse, 5, now=NOW + DAY_S + 50)
+        await transfer(storage, purse, 5, now=NOW + DAY_S + 50)
+
+
+async def test_the_day_of_a_voucher_is_that_of_its_channels_funding(storage: Storage) -> None:
+    purse = Purse(NodeKey.generate(), Caps(per_day=Amount(10)))
+    await transfer(storage, purse, 10)
+    await voucher(storage, purse, 10)
 
 
 async def test_an_agreements_cap_counts_all_that_was_ever_signed_under_it(storage: Storage) -> None:
@@ -63,17 +82,17 @@ async def test_what_was_refused_is_neither_signed_nor_remembered(storage: Storag
     purse = Purse(NodeKey.generate(), Caps(per_day=Amount(10)))
     for _ in range(3):
         with pytest.raises(SpendingCapError):
-            await voucher(storage, purse, 11)
-    await voucher(storage, purse, 10)
+            await transfer(storage, purse, 11)
+    await transfer(storage, purse, 10)
 
 
 async def test_what_can_never_move_money_any_more_gives_its_room_back(storage: Storage) -> None:
     purse = Purse(NodeKey.generate(), Caps(per_day=Amount(10)))
     await storage.run(lambda c: spending.add(c, [Spend(P, "a", Amount(10), "batch")], now=NOW))
     with pytest.raises(SpendingCapError):
-        await voucher(storage, purse, 1)
+        await transfer(storage, purse, 1)
     await storage.run(lambda c: spending.forget(c, "batch"))
-    await voucher(storage, purse, 1)
+    await transfer(storage, purse, 1)
 
 
 async def test_a_hot_key_signs_vouchers_and_the_accounts_key_does_not(storage: Storage) -> None:
@@ -91,8 +110,20 @@ def test_no_window_of_a_day_and_no_agreement_ever_exceeds_its_cap(wanted: list[t
             purse = Purse(NodeKey.generate(), Caps(per_day=Amount(20), per_agreement=Amount(15)))
             signed: list[tuple[float, int, str]] = []
             for amount, agreement, at in sorted(wanted, key=lambda w: w[2]):
+                spends = [Spend(P, agreement, Amount(amount), "b")]
+                call = Call(NETWORK.token, b"", 1)
                 try:
-                    await voucher(opened, purse, amount, agreement=agreement, now=NOW + at)
+                    await opened.run(
+                        partial(
+                            purse.transaction,
+                            driver=FakeDriver(FakeChain(), NETWORK),
+                            nonce=0,
+                            call=call,
+                            fees=Fees(1, 1),
+                            spends=spends,
+                            now=NOW + at,
+                        )
+                    )
                 except SpendingCapError:
                     continue
                 signed.append((at, amount, agreement))

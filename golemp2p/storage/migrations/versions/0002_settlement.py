@@ -55,6 +55,7 @@ def upgrade() -> None:
         sa.Column("agreement_id", sa.Text(), nullable=False),
         sa.Column("amount", sa.Text(), nullable=False),
         sa.Column("reference", sa.Text(), nullable=False),
+        sa.Column("daily", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_pay_spending")),
     )
     op.create_index(op.f("ix_pay_spending_reference"), "pay_spending", ["reference"], unique=False)
