@@ -26,8 +26,8 @@ from golemp2p.payment.networks import GWEI, PaymentNetwork
 from golemp2p.payment.service import PaymentService
 from golemp2p.payment.settlement import Planned, PlatformStatus, SlotView
 from golemp2p.payment.wallet import Movement
+from golemp2p.storage.orders import Order
 from golemp2p.storage.payment_overdue import OverdueBill
-from golemp2p.storage.payment_settlement import Order
 from golemp2p.wire.rest import wallet as rest
 
 NetworkQuery = Annotated[str | None, Query(max_length=80)]

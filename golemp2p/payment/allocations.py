@@ -19,10 +19,10 @@ from golemp2p.payment import books
 from golemp2p.payment.drivers import deposits
 from golemp2p.payment.drivers.deposits import Deposit
 from golemp2p.payment.ports import Context
+from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment as repo
-from golemp2p.storage import payment_settlement as settlement_repo
+from golemp2p.storage.orders import Order
 from golemp2p.storage.payment import Allocation
-from golemp2p.storage.payment_settlement import Order
 
 log = structlog.get_logger(__name__)
 
@@ -160,7 +160,7 @@ class Allocations:
             state = ALLOCATION.next(allocation.state, AllocationEvent.RELEASE)
             repo.put_allocation(connection, replace(allocation, state=state))
             if allocation.deposit is not None:
-                settlement_repo.place_order(connection, _closing(allocation, allocation.deposit), now=now)
+                order_repo.place_order(connection, _closing(allocation, allocation.deposit), now=now)
 
         await self._context.storage.run(store)
         self._context.debts.tell()

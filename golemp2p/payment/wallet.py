@@ -28,9 +28,10 @@ from golemp2p.payment.endpoints import EndpointStatus, HasEndpoints
 from golemp2p.payment.networks import PaymentNetwork
 from golemp2p.payment.ports import Context
 from golemp2p.payment.settlement import Planned, SettlementEngine
+from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment_notices as notices
 from golemp2p.storage import payment_settlement as repo
-from golemp2p.storage.payment_settlement import Order, OrderState
+from golemp2p.storage.orders import Order, OrderState
 
 FAUCET_CALL: Final = keccak256(b"create()")[:4]  # of Golem's mint contracts: so many test tokens to the caller
 MINTED: Final = parse_amount("1000")  # where the test token itself mints, when nobody says how much
@@ -141,13 +142,13 @@ class Wallet:
         """Hand it to the engine, once for its key. Refused when it could not go out now: a person would not want to
         be surprised by it next week. Raises ConflictError, what stands in the way, NetworkError."""
         context = self._context
-        known = await context.storage.run(lambda c: repo.get_order(c, order.key))
+        known = await context.storage.run(lambda c: order_repo.get_order(c, order.key))
         if known is None:
             await self.preview(order)
 
         def store(connection: Connection) -> Order:
-            repo.place_order(connection, order, now=context.clock())
-            stored = repo.get_order(connection, order.key)
+            order_repo.place_order(connection, order, now=context.clock())
+            stored = order_repo.get_order(connection, order.key)
             assert stored is not None, order
             return stored
 
@@ -162,7 +163,7 @@ class Wallet:
         with trio.move_on_after(min(timeout_s, limits.MAX_LONG_POLL_S)):
             return await self._engine.wait_order(key)
         with trio.CancelScope(shield=True):
-            found = await self._context.storage.run(lambda c: repo.get_order(c, key))
+            found = await self._context.storage.run(lambda c: order_repo.get_order(c, key))
         if found is None:
             raise NotFoundError(f"no order {key[:200]} here")
         return found
@@ -180,7 +181,7 @@ class Wallet:
 
         def read(connection: Connection) -> list[Movement]:
             payments = [p for p in notices.find_payments(connection) if platform in (None, p.notice.platform)]
-            orders = repo.find_orders(connection, platform=platform)
+            orders = order_repo.find_orders(connection, platform=platform)
             found = sorted([*map(_of_payment, payments), *map(_of_order, orders)], key=lambda m: m.at)[-limit:]
             fees = _fees(connection, [m.transaction for m in found if m.outgoing and m.transaction])
             return [replace(m, fee_wei=fees.get(m.transaction or "")) for m in found]

@@ -1,4 +1,4 @@
-"""Tables of the settlement engine: what is owed, batches and their legs, orders, nonce slots, signed bytes.
+"""Tables of the settlement engine: what is owed, batches and their legs, nonce slots, signed bytes.
 
 A batch is what one transaction does: legs (payees) or an order. A slot is one nonce of one account, and the batch that
 it carries; when a foreign transaction takes the nonce, the batch gets another slot.
@@ -6,8 +6,8 @@ it carries; when a foreign transaction takes the nonce, the batch gets another s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 import sqlalchemy as sa
@@ -15,8 +15,9 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
 from golemp2p.core.ids import Address, PeerId
-from golemp2p.core.money import ZERO, Amount
+from golemp2p.core.money import Amount
 from golemp2p.core.payment import Group, Obligation, SlotState
+from golemp2p.storage.orders import OrderState, orders
 from golemp2p.storage.payment import AmountText, Parties
 from golemp2p.storage.schema import metadata
 
@@ -82,24 +83,6 @@ versions = sa.Table(
     sa.Column("signed_at", sa.Float),
     sa.UniqueConstraint("slot_id", "version"),
 )
-orders = sa.Table(
-    "pay_order",
-    metadata,
-    sa.Column("seq", sa.Integer, primary_key=True),
-    sa.Column("key", sa.Text, nullable=False, unique=True),
-    sa.Column("platform", sa.Text, nullable=False),
-    sa.Column("target", sa.Text, nullable=False),
-    sa.Column("data", sa.LargeBinary, nullable=False),
-    sa.Column("gas", sa.Integer, nullable=False),
-    sa.Column("value", AmountText, nullable=False),
-    sa.Column("tokens", AmountText, nullable=False),
-    sa.Column("what", sa.Text, nullable=False),
-    sa.Column("detail", sa.JSON, nullable=False),
-    sa.Column("state", sa.Text, nullable=False, index=True),
-    sa.Column("transaction", sa.Text),
-    sa.Column("problem", sa.Text, nullable=False, default=""),
-    sa.Column("created_at", sa.Float, nullable=False),
-)
 
 
 class Mode(StrEnum):
@@ -110,13 +93,6 @@ class Mode(StrEnum):
     MULTI = "multi"  # Golem's multi-transfer
     DEPOSIT = "deposit"  # one payee, from tokens that somebody locked for us
     ORDER = "order"  # what somebody ordered
-
-
-class OrderState(StrEnum):
-    WAITING = "waiting"
-    SENT = "sent"
-    FINAL = "final"
-    FAILED = "failed"
 
 
 OPEN_SLOTS = (SlotState.SIGNED, SlotState.SENT, SlotState.MINED)
@@ -156,25 +132,6 @@ class Version:
     max_fee: int
     tip: int
     signed_at: float | None
-
-
-@dataclass(frozen=True)
-class Order:
-    """A transaction that this node's account is to send. ``tokens``: of ours that it moves; ``what``: for people."""
-
-    key: str  # the caller's: ordered twice, it is sent once
-    platform: str
-    to: Address
-    data: bytes
-    tokens: Amount
-    what: str
-    detail: Mapping[str, str] = field(default_factory=dict)
-    gas: int = 0  # 0: the engine estimates
-    value: int = 0
-    state: OrderState = OrderState.WAITING
-    transaction: str | None = None
-    problem: str = ""
-    created_at: float = 0.0
 
 
 # --- debts --------------------------------------------------------------------------------------------------------
@@ -362,80 +319,3 @@ def get_versions(connection: Connection, slot_id: int) -> list[Version]:
     """Newest first."""
     query = sa.select(versions).where(versions.c.slot_id == slot_id).order_by(versions.c.version.desc())
     return [Version(r.hash, r.raw, r.max_fee, r.tip, r.signed_at) for r in connection.execute(query)]
-
-
-# --- orders -------------------------------------------------------------------------------------------------------
-
-
-def place_order(connection: Connection, order: Order, *, now: float) -> None:
-    """Part of the transaction that makes it wanted; tell ``context.debts`` after it. Ordered before: nothing."""
-    connection.execute(
-        insert(orders)
-        .values(
-            key=order.key,
-            platform=order.platform,
-            target=order.to,
-            data=order.data,
-            gas=order.gas,
-            value=Amount(order.value),
-            tokens=order.tokens,
-            what=order.what,
-            detail=dict(order.detail),
-            state=OrderState.WAITING,
-            problem="",
-            created_at=now,
-        )
-        .on_conflict_do_nothing(index_elements=["key"])
-    )
-
-
-def get_order(connection: Connection, key: str) -> Order | None:
-    found = _orders(connection, orders.c.key == key)
-    return found[0] if found else None
-
-
-def find_orders(connection: Connection, *, platform: str | None = None, state: OrderState | None = None) -> list[Order]:
-    """Oldest first."""
-    where = []
-    if platform is not None:
-        where.append(orders.c.platform == platform)
-    if state is not None:
-        where.append(orders.c.state == state)
-    return _orders(connection, *where)
-
-
-def _orders(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Order]:
-    return [
-        Order(
-            key=r.key,
-            platform=r.platform,
-            to=Address(r.target),
-            data=r.data,
-            tokens=r.tokens,
-            what=r.what,
-            detail=r.detail,
-            gas=r.gas,
-            value=int(r.value),
-            state=OrderState(r.state),
-            transaction=r.transaction,
-            problem=r.problem,
-            created_at=r.created_at,
-        )
-        for r in connection.execute(sa.select(orders).where(*where).order_by(orders.c.seq))
-    ]
-
-
-def mark_order(
-    connection: Connection, key: str, state: OrderState, *, transaction: str | None = None, problem: str = ""
-) -> None:
-    values: dict[str, object] = {"state": state, "problem": problem}
-    if transaction is not None:
-        values["transaction"] = transaction
-    connection.execute(sa.update(orders).where(orders.c.key == key).values(values))
-
-
-def ordered_tokens(connection: Connection, platform: str) -> Amount:
-    """What waiting orders will take of the account's tokens."""
-    return Amount(
-        sum(order.tokens for order in find_orders(connection, platform=platform, state=OrderState.WAITING)) or ZERO
-    )

@@ -35,10 +35,10 @@ from golemp2p.payment.channels.arrivals import Arrived, Known, store_vouchers
 from golemp2p.payment.channels.parts import Parts
 from golemp2p.payment.documents import terms_of
 from golemp2p.storage import channels as repo
+from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment as ledger_repo
-from golemp2p.storage import payment_settlement as settlement_repo
 from golemp2p.storage.channels import Channel, ChannelStatus
-from golemp2p.storage.payment_settlement import Order
+from golemp2p.storage.orders import Order
 
 log = structlog.get_logger(__name__)
 
@@ -250,7 +250,7 @@ class Payee:
                 f"claim {format_amount(amount)} from {len(some)} channel{'s' if len(some) > 1 else ''}",
                 {"why": why, "channel": some[0].id},
             )
-            settlement_repo.place_order(connection, order, now=context.clock())
+            order_repo.place_order(connection, order, now=context.clock())
             for channel in some:
                 repo.change_channel(connection, channel.id, Side.PAYEE, order=key, orders=channel.orders + 1)
 

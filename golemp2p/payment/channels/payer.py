@@ -35,10 +35,10 @@ from golemp2p.payment.documents import terms_of
 from golemp2p.payment.drivers.transactions import MAX_UINT256, approve_call
 from golemp2p.payment.outbox import post
 from golemp2p.storage import channels as repo
-from golemp2p.storage import payment_settlement as settlement_repo
+from golemp2p.storage import orders as order_repo
 from golemp2p.storage.channels import Channel, ChannelStatus
+from golemp2p.storage.orders import Order, OrderState
 from golemp2p.storage.payment import Parties
-from golemp2p.storage.payment_settlement import Order, OrderState
 from golemp2p.wire.p2p import channels as wire
 from golemp2p.wire.p2p.payment import PROTOCOL
 
@@ -215,7 +215,7 @@ class Payer:
 
             def order(name: str, to: Address, data: bytes, tokens: Amount, what: str) -> Order:
                 new = Order(name, fresh.platform, to, data, tokens, what, detail)
-                settlement_repo.place_order(connection, new, now=now)
+                order_repo.place_order(connection, new, now=now)
                 return _order(connection, name)
 
             if allowance < amount:
@@ -341,7 +341,7 @@ def _exposure(agreement: Agreement) -> Amount:
 
 
 def _order(connection: Connection, key: str) -> Order:
-    found = settlement_repo.get_order(connection, key)
+    found = order_repo.get_order(connection, key)
     assert found is not None, key
     return found
 
@@ -350,7 +350,7 @@ def place_channel_order(connection: Connection, channel: Channel, data: bytes, w
     """An order about one channel, and the row's memory of it."""
     key = f"channel-{channel.id}-{channel.orders}"
     detail = {"channel": channel.id, "peer": channel.peer}
-    settlement_repo.place_order(
+    order_repo.place_order(
         connection, Order(key, channel.platform, channel.contract, data, ZERO, what, detail), now=now
     )
     repo.change_channel(connection, channel.id, channel.side, order=key, orders=channel.orders + 1)

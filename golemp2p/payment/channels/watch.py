@@ -28,10 +28,10 @@ from golemp2p.payment.channels.payee import Payee
 from golemp2p.payment.channels.payer import Payer
 from golemp2p.payment.outbox import post
 from golemp2p.storage import channels as repo
+from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment as ledger_repo
-from golemp2p.storage import payment_settlement as settlement_repo
 from golemp2p.storage.channels import Channel, ChannelStatus
-from golemp2p.storage.payment_settlement import OrderState
+from golemp2p.storage.orders import OrderState
 from golemp2p.wire.p2p import channels as wire
 
 log = structlog.get_logger(__name__)
@@ -223,7 +223,7 @@ def _read(connection: Connection, ids: Sequence[str]) -> tuple[list[Channel], di
     """The channels, and which of their orders have ended."""
     found = [channel for i in ids for channel in repo.find_channels(connection, id=i)]
     names = {name for c in found for name in (c.order, c.fund_order) if name is not None}
-    orders = {name: settlement_repo.get_order(connection, name) for name in names}
+    orders = {name: order_repo.get_order(connection, name) for name in names}
     return found, {name: o.state for name, o in orders.items() if o is not None and o.state in _ENDED}
 
 

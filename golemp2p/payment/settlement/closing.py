@@ -17,12 +17,14 @@ from golemp2p.payment.messages import notice_message
 from golemp2p.payment.outbox import post
 from golemp2p.payment.ports import Context
 from golemp2p.payment.settlement.states import Checkpoint
+from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment as ledger_repo
 from golemp2p.storage import payment_notices as notices
 from golemp2p.storage import payment_settlement as repo
 from golemp2p.storage import spending
+from golemp2p.storage.orders import OrderState
 from golemp2p.storage.payment_notices import StoredPayment
-from golemp2p.storage.payment_settlement import Mode, OrderState, Slot
+from golemp2p.storage.payment_settlement import Mode, Slot
 from golemp2p.wire.p2p import payment as wire
 
 log = structlog.get_logger(__name__)
@@ -55,7 +57,7 @@ class Closing:
     def _finish(self, connection: Connection, slot: Slot, transaction: str) -> list[tuple[Address, PeerId, Amount]]:
         repo.update_slot(connection, slot)
         if slot.mode is Mode.ORDER:
-            repo.mark_order(connection, slot.batch_id, OrderState.FINAL, transaction=transaction)
+            order_repo.mark_order(connection, slot.batch_id, OrderState.FINAL, transaction=transaction)
             return []
         repo.settle_batch(connection, slot.batch_id)
         shares: dict[tuple[Address, PeerId], dict[AgreementId, Amount]] = defaultdict(dict)
@@ -121,7 +123,7 @@ class Closing:
             spending.forget(connection, slot.batch_id)
             if slot.mode is Mode.ORDER:
                 problem = f"transaction {slot.transaction} was reverted"
-                repo.mark_order(
+                order_repo.mark_order(
                     connection, slot.batch_id, OrderState.FAILED, transaction=slot.transaction, problem=problem
                 )
                 return []

@@ -21,10 +21,12 @@ from golemp2p.payment.settlement.closing import Closing
 from golemp2p.payment.settlement.planning import Plan, Planner
 from golemp2p.payment.settlement.slots import Slots
 from golemp2p.payment.settlement.states import Checkpoint, Planned, PlatformStatus, SlotView
+from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment as ledger_repo
 from golemp2p.storage import payment_settlement as repo
 from golemp2p.storage import spending
-from golemp2p.storage.payment_settlement import OPEN_SLOTS, Mode, Order, OrderState, Slot, Version
+from golemp2p.storage.orders import Order, OrderState
+from golemp2p.storage.payment_settlement import OPEN_SLOTS, Mode, Slot, Version
 from golemp2p.storage.spending import Spend
 
 log = structlog.get_logger(__name__)
@@ -141,7 +143,9 @@ class SettlementEngine:
         context = self._context
         problems: list[GolemError] = []
         for order, reason in plan.failed:
-            await context.storage.run(partial(repo.mark_order, key=order.key, state=OrderState.FAILED, problem=reason))
+            await context.storage.run(
+                partial(order_repo.mark_order, key=order.key, state=OrderState.FAILED, problem=reason)
+            )
             context.orders.tell()
         if plan.approve is not None:
             await self._place_approval(plan.approve)
@@ -159,7 +163,7 @@ class SettlementEngine:
     def _sign(self, connection: Connection, driver: ChainDriver, planned: Planned, nonce: int) -> None:
         network, now, call = driver.network, self._context.clock(), planned.call
         if planned.order is not None:
-            repo.mark_order(connection, planned.order.key, OrderState.SENT)
+            order_repo.mark_order(connection, planned.order.key, OrderState.SENT)
             spends = [Spend(network.platform, "", planned.amount, planned.batch_id)] if planned.amount else []
         else:
             repo.take_debts(connection, planned.batch_id, planned.groups)
@@ -194,11 +198,11 @@ class SettlementEngine:
 
         def place(connection: Connection) -> bool:
             earlier = [
-                o for o in repo.find_orders(connection, platform=wanted.platform) if o.key.startswith(wanted.key)
+                o for o in order_repo.find_orders(connection, platform=wanted.platform) if o.key.startswith(wanted.key)
             ]
             if any(o.state in (OrderState.WAITING, OrderState.SENT) for o in earlier):
                 return False
-            repo.place_order(connection, replace(wanted, key=f"{wanted.key} {len(earlier)}"), now=now)
+            order_repo.place_order(connection, replace(wanted, key=f"{wanted.key} {len(earlier)}"), now=now)
             return True
 
         if await self._context.storage.run(place):
@@ -228,7 +232,7 @@ class SettlementEngine:
         """Until it is final or failed; the caller sets a deadline. Raises NotFoundError."""
         while True:
             news = self._context.orders.next()
-            order = await self._context.storage.run(lambda c: repo.get_order(c, key))
+            order = await self._context.storage.run(lambda c: order_repo.get_order(c, key))
             if order is None:
                 raise NotFoundError(f"no order {key} here")
             if order.state in (OrderState.FINAL, OrderState.FAILED):
@@ -255,7 +259,7 @@ class SettlementEngine:
             Amount(sum(debt.amount for debt in repo.unplanned_obligations(connection, platform))),
             self._rolled_over.get(platform, Amount(0)),
             self._next_at.get(platform),
-            len(repo.find_orders(connection, platform=platform, state=OrderState.WAITING)),
+            len(order_repo.find_orders(connection, platform=platform, state=OrderState.WAITING)),
             tuple(self._view(connection, slot) for slot in slots),
             Amount(sum(amount for _, amount in spending.since(connection, platform, since))),
             caps.per_day,

@@ -26,8 +26,10 @@ from golemp2p.payment.settlement.states import (
     PayeeParkedError,
     Planned,
 )
+from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment_settlement as repo
-from golemp2p.storage.payment_settlement import OPEN_SLOTS, Mode, Order, OrderState, Slot
+from golemp2p.storage.orders import Order, OrderState
+from golemp2p.storage.payment_settlement import OPEN_SLOTS, Mode, Slot
 
 GWEI: Final = 10**9
 
@@ -65,7 +67,7 @@ class Planner:
         def read(connection: Connection) -> tuple[list[Obligation], list[Order], list[Slot]]:
             return (
                 repo.unplanned_obligations(connection, platform),
-                repo.find_orders(connection, platform=platform, state=OrderState.WAITING),
+                order_repo.find_orders(connection, platform=platform, state=OrderState.WAITING),
                 repo.find_slots(connection, platform, states=OPEN_SLOTS),
             )
 

@@ -10,7 +10,8 @@ from golemp2p.core.money import ZERO, Amount
 from golemp2p.core.payment import Fees, Group, SlotState
 from golemp2p.errors import PolicyError
 from golemp2p.payment.drivers.base import Call
-from golemp2p.storage.payment_settlement import Mode, Order
+from golemp2p.storage.orders import Order
+from golemp2p.storage.payment_settlement import Mode
 
 Checkpoint = Callable[[str], Awaitable[None]]
 

@@ -24,9 +24,11 @@ from golemp2p.payment.drivers.transactions import Transaction, transfer_call
 from golemp2p.payment.messages import notice_message
 from golemp2p.payment.networks import GWEI
 from golemp2p.storage import Storage, open_storage
+from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment_notices as notices
 from golemp2p.storage import payment_settlement as repo
-from golemp2p.storage.payment_settlement import Mode, Order, Slot
+from golemp2p.storage.orders import Order
+from golemp2p.storage.payment_settlement import Mode, Slot
 from golemp2p.wire.p2p import payment as wire
 from tests.faultproxy import Fault, after_accepting, busy, delay, drop, fault_proxy, garbage, refuse, silent
 from tests.unit.payment.world import (
@@ -339,7 +341,7 @@ async def test_a_dead_network_neither_hangs_the_status_nor_holds_up_another() ->
             drivers[dead.platform] = Erc20Driver(dead)
             object.__setattr__(requestor.service._context, "drivers", drivers)
             order = Order("k", dead.platform, dead.token, b"", glm("0"), "test the dead network", value=1)
-            await requestor.storage.run(lambda c: repo.place_order(c, order, now=time.time()))
+            await requestor.storage.run(lambda c: order_repo.place_order(c, order, now=time.time()))
             requestor.service._context.debts.tell()
             with trio.fail_after(5):
                 invoice = await owe(requestor, provider, "2")

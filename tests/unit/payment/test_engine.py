@@ -23,8 +23,10 @@ from golemp2p.payment.drivers.fake import FakeChain
 from golemp2p.payment.networks import GWEI
 from golemp2p.payment.purse import Caps
 from golemp2p.payment.settlement import PlatformStatus
+from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment_settlement as repo
-from golemp2p.storage.payment_settlement import Mode, Order, OrderState, Slot
+from golemp2p.storage.orders import Order, OrderState
+from golemp2p.storage.payment_settlement import Mode, Slot
 from tests.unit.payment.test_parking import billed_by
 from tests.unit.payment.test_service import accept, allocate, arrived, bill, reaches
 from tests.unit.payment.world import NETWORK, PLATFORM, TOKEN, World, clock, glm, open_world
@@ -275,7 +277,7 @@ def an_order(world: World, key: str = "k1", amount: str = "3", to: Address | Non
 
 
 async def place(world: World, order: Order) -> None:
-    await world.requestor.storage.run(lambda c: repo.place_order(c, order, now=clock()))
+    await world.requestor.storage.run(lambda c: order_repo.place_order(c, order, now=clock()))
     world.requestor.service.settlement._context.debts.tell()
 
 
