@@ -27,11 +27,11 @@ from golemp2p.core.payment import (
     PAYMENT_NOTICE_STRUCT,
     SLOT,
     Acceptance,
+    Fees,
     PaymentNotice,
 )
 from golemp2p.core.peer import recover_address
 from golemp2p.identity.keys import NodeKey
-from golemp2p.payment.drivers.base import Fees
 from golemp2p.payment.drivers.transactions import Transaction
 from golemp2p.payment.messages import document_message, document_of, notice_message, notice_of, parse
 from golemp2p.wire.p2p import payment as wire
