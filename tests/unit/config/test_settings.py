@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from golemp2p.config import load_settings
+from golemp2p.config import Settings, load_settings
 from golemp2p.errors import UsageError
 from golemp2p.locations import CACHE_ENV, DATA_ENV, Locations
 
@@ -80,3 +80,13 @@ def test_all_paths_of_a_node_are_in_its_two_directories(tmp_path: Path, monkeypa
     assert found.data == tmp_path / "flag"
     for path in [*found.all().values(), found.lock, found.password]:
         assert path.is_relative_to(found.data) or path.is_relative_to(found.cache)
+
+
+def test_the_settings_that_the_readme_shows_are_settings(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYGON_RPC", "https://rpc.example/key")
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    blocks = re.findall(r"^```toml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 2
+    for block in blocks:
+        file.write_text(f"version = 1\n{block}")
+        assert load_settings(file).payment != Settings().payment
