@@ -95,6 +95,25 @@ def _add_transactions(router: APIRouter, service: PaymentService) -> None:
         amount = None if body.amount is None else parse_amount(body.amount)
         return await done(wallet.mint_order(wallet.platform(body.network), amount, body.key), me, dry_run)
 
+    @router.get("/deployments", response_model=list[rest.Deployment], responses=answers(404, 408))
+    async def deployments(_: Me, network: NetworkQuery = None) -> JSONResponse:
+        """This node's own contracts on a chain: where they are, or would be."""
+        found = await wallet.deployments(wallet.platform(network))
+        return listed(
+            [
+                rest.Deployment(contract=d.kind, address=d.address, deployed=d.deployed, configured=d.configured)
+                for d in found
+            ]
+        )
+
+    @router.post("/deploy", response_model=rest.PlannedTransaction, responses=created)
+    async def deploy(body: rest.NewDeployment, me: Me, dry_run: DryRun = False) -> JSONResponse:
+        """Deploy one of them; the account pays the fee."""
+        if not dry_run:
+            require_owner(me)
+        order = await wallet.deploy_order(wallet.platform(body.network), body.contract, body.key)
+        return await done(order, me, dry_run)
+
     @router.get("/transactions/{key}", response_model=rest.OwnTransaction, responses=answers(404))
     async def transaction(key: str, _: Me, timeout: Timeout = 0.0) -> JSONResponse:
         """Waits until it is final or failed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 import uuid
 from pathlib import Path
@@ -24,11 +25,11 @@ from golemp2p.cli.common import (
     table,
     with_client,
 )
-from golemp2p.errors import UsageError
+from golemp2p.errors import PolicyError, UsageError
 
 if TYPE_CHECKING:
     from golemp2p.client import NodeClient
-    from golemp2p.wire.rest.wallet import OwnTransaction, PlannedTransaction
+    from golemp2p.wire.rest.wallet import Deployment, OwnTransaction, PlannedTransaction
 
 WAIT_S = 600.0
 _POLL_S = 60.0
@@ -50,6 +51,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: golemp2p payment fund --network amoy")(fund)
     app.command(epilog="Example: golemp2p payment send --to 0x… --amount 1.5 --network polygon --dry-run")(send)
     app.command(epilog="Example: golemp2p payment settle --now --network polygon")(settle)
+    app.command(epilog="Example: golemp2p payment deploy --network amoy --dry-run")(deploy)
 
 
 def init(
@@ -113,10 +115,7 @@ def add_network(config: Path, network: str, urls: list[str], token: str | None) 
             f"{config} cannot take an entry at its end: {first_message(exc)}",
             hint=f"add {network} by hand to the networks that are there",
         ) from exc
-    part = config.with_name(config.name + ".part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    part.rename(config)
+    _write(config, text)
     return True
 
 
@@ -196,6 +195,81 @@ def settle(
         raise UsageError("settle does something with --now or --dry-run", hint="debts are paid by themselves when due")
     planned = with_client(data_dir, api_url, app_key, lambda c: c.wallet.settle(network=network, dry_run=dry_run))
     _show_planned(planned, as_json=as_json)
+
+
+def deploy(
+    network: Network = None,
+    dry_run: DryRun = False,
+    data_dir: DataDir = None,
+    api_url: ApiUrl = None,
+    app_key: AppKeyOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the batch payer and the voucher channels on a chain, if nobody has; write where they are into the settings.
+
+    Anybody may, once for each token; the addresses are the same whoever does it. Takes about 2 M gas.
+    """
+    where = locations_of(data_dir)
+
+    async def go(client: NodeClient) -> tuple[list[Deployment], list[PlannedTransaction]]:
+        planned = []
+        for found in await client.wallet.deployments(network=network):
+            if not found.deployed and dry_run:
+                planned.append(await client.wallet.preview_deploy(found.contract, network=network))
+            elif not found.deployed:
+                made = await client.wallet.deploy(found.contract, key=str(uuid.uuid4()), network=network)
+                say(f"{made.what}: ordered as {made.id}")
+                made = await _finished(client, made, no_wait=False)
+                if made.state != "final":
+                    raise PolicyError(f"{made.what}: {made.state} {made.problem or ''}".rstrip())
+        return await client.wallet.deployments(network=network), planned
+
+    contracts, planned = with_client(data_dir, api_url, app_key, go)
+    if dry_run:
+        _show_planned(planned, as_json=as_json)
+        return
+    wanted: dict[str, str] = {d.contract: d.address for d in contracts if d.deployed and not d.configured}
+    name = network or with_client(data_dir, api_url, app_key, _only_network)
+    added = bool(wanted) and set_contracts(where.config, name, wanted)
+    if as_json:
+        echo_json({"contracts": [d.to_json() for d in contracts], "added": added, "config": where.config})
+        return
+    table(("contract", "address", "deployed"), [(d.contract, d.address, d.deployed) for d in contracts])
+    if added:
+        say(f"the addresses are in {where.config}; start the node again to use them")
+
+
+async def _only_network(client: NodeClient) -> str:
+    return (await client.wallet.networks())[0].network
+
+
+def set_contracts(config: Path, network: str, addresses: dict[str, str]) -> bool:
+    """Write addresses into the entry of a network. Raises UsageError. Inserted as text, as :func:`add_network` does."""
+    from golemp2p.config import PaymentSection
+
+    text = config.read_text() if config.exists() else ""
+    entry = re.compile(rf"""^\[\[payment\.networks\]\][^\[]*?^name\s*=\s*["']{re.escape(network)}["'][^\n]*$""", re.M)
+    found = entry.search(text)
+    lines = "".join(f'\n{kind} = "{address}"' for kind, address in addresses.items())
+    by_hand = UsageError(
+        f"{config} has no [[payment.networks]] entry of {network} that can be added to", hint=f"add by hand:{lines}"
+    )
+    if found is None:
+        raise by_hand
+    text = text[: found.end()] + lines + text[found.end() :]
+    try:
+        PaymentSection.model_validate(tomllib.loads(text).get("payment", {}))
+    except ValueError as exc:
+        raise by_hand from exc
+    _write(config, text)
+    return True
+
+
+def _write(config: Path, text: str) -> None:
+    part = config.with_name(config.name + ".part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    part.rename(config)
 
 
 async def _finished(client: NodeClient, made: OwnTransaction, *, no_wait: bool) -> OwnTransaction:

@@ -48,6 +48,20 @@ class WalletApi:
         body = {"key": key, "network": network, "amount": amount}
         return rest.OwnTransaction.model_validate(await self._post("mint", body))
 
+    async def deployments(self, *, network: str | None = None) -> list[rest.Deployment]:
+        """This node's own contracts on a chain."""
+        params = {} if network is None else {"network": network}
+        found = await self._session.request("GET", f"{_PREFIX}/deployments", params=params)
+        return [rest.Deployment.model_validate(d) for d in found]
+
+    async def deploy(self, contract: str, *, key: str, network: str | None = None) -> rest.OwnTransaction:
+        body = {"key": key, "network": network, "contract": contract}
+        return rest.OwnTransaction.model_validate(await self._post("deploy", body))
+
+    async def preview_deploy(self, contract: str, *, network: str | None = None) -> rest.PlannedTransaction:
+        body = {"key": "dry-run-", "network": network, "contract": contract}
+        return rest.PlannedTransaction.model_validate(await self._post("deploy", body, dry_run=True))
+
     async def transaction(self, transaction: str, *, timeout_s: float = 0.0) -> rest.OwnTransaction:
         """By its id; waits until it is final or failed."""
         found = await self._session.request(

@@ -7,10 +7,10 @@ is the same one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 import trio
 from sqlalchemy.engine import Connection
@@ -22,6 +22,7 @@ from golemp2p.core.money import Amount, format_amount, parse_amount
 from golemp2p.core.payment import Side
 from golemp2p.errors import ConflictError, DeadlineError, NotFoundError, UsageError
 from golemp2p.networks.schema import check_address
+from golemp2p.payment import contracts
 from golemp2p.payment.drivers.base import OutOfGasFundsError
 from golemp2p.payment.drivers.transactions import mint_call, transfer_call
 from golemp2p.payment.endpoints import EndpointStatus, HasEndpoints
@@ -60,6 +61,20 @@ class Movement:
 class NetworkView:
     network: PaymentNetwork
     endpoints: tuple[EndpointStatus, ...]
+
+
+Kind = Literal["batch", "channels"]
+CONTRACTS: Final[Mapping[Kind, contracts.ContractName]] = {"batch": "BatchPayer", "channels": "VoucherChannels"}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One of our contracts on a chain. ``configured``: the settings name it; else it is where it would be."""
+
+    kind: Kind
+    address: Address
+    deployed: bool
+    configured: bool
 
 
 class Wallet:
@@ -123,6 +138,35 @@ class Wallet:
             data = mint_call(self._context.purse.address, amount or MINTED)
             what = f"mint {format_amount(amount or MINTED)} {network.symbol}"
         return Order(f"mint-{key}", platform, network.mint, data, Amount(0), what, {"kind": "mint"})
+
+    async def deployments(self, platform: str) -> list[Deployment]:
+        """Where this node's own contracts are, or would be, on a chain. Raises NetworkError."""
+        driver = self._context.driver(platform)
+        found = []
+        for kind, name in CONTRACTS.items():
+            configured: Address | None = getattr(driver.network, kind)
+            address = configured or contracts.deterministic_address(name, driver.network.token)
+            with _deadline(platform):
+                there = await driver.has_code(address, contracts.deployed_sha256(name, driver.network.token))
+            found.append(Deployment(kind, address, there, configured is not None))
+        return found
+
+    async def deploy_order(self, platform: str, kind: Kind, key: str) -> Order:
+        """Raises UsageError where that cannot be or is done already."""
+        driver, name = self._context.driver(platform), CONTRACTS[kind]
+        (found,) = [d for d in await self.deployments(platform) if d.kind == kind]
+        if found.deployed:
+            raise ConflictError(f"{name} is at {found.address} already")
+        with _deadline(platform):
+            if not await driver.has_code(contracts.DEPLOYER):
+                raise UsageError(
+                    f"network {driver.network.name} has no deployment contract at {contracts.DEPLOYER}",
+                    hint=f"deploy {name} otherwise and put its address into the settings as {kind}",
+                )
+        data = contracts.deployer_call(name, driver.network.token)
+        address = contracts.deterministic_address(name, driver.network.token)
+        what = f"deploy {name} at {address}"
+        return Order(f"deploy-{key}", platform, contracts.DEPLOYER, data, Amount(0), what, {"kind": "deploy"})
 
     async def preview(self, order: Order) -> Planned:
         """What would be sent for it. Raises what stands in the way, NetworkError."""

@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any, Final, Literal
 
+from golemp2p.core.eip712 import keccak256
 from golemp2p.core.ids import Address
 
 ContractName = Literal["BatchPayer", "VoucherChannels", "TestToken", "MultiTransferStandIn", "LockPaymentStandIn"]
@@ -50,6 +51,23 @@ def deployed_sha256(name: ContractName, token: Address | None = None) -> str:
     """In hex, of the code that ``eth_getCode`` answers for this contract of ``token``."""
     artifact = load(name)
     return hashlib.sha256(artifact.runtime + _appended(artifact.name, token)).hexdigest()
+
+
+# A contract that deploys what it is sent, on most chains at this address (and on anvil): the same code and salt give
+# the same address everywhere. https://github.com/Arachnid/deterministic-deployment-proxy
+DEPLOYER: Final = Address("0x4e59b44847b379578588920ca78fbf26c0b4956c")
+_SALT: Final = bytes(32)
+
+
+def deployer_call(name: ContractName, token: Address | None = None) -> bytes:
+    """Call data for DEPLOYER that deploys it at :func:`deterministic_address`."""
+    return _SALT + load(name).deployment(token)
+
+
+def deterministic_address(name: ContractName, token: Address | None = None) -> Address:
+    """Where DEPLOYER puts it (EIP-1014)."""
+    code = keccak256(load(name).deployment(token))
+    return Address("0x" + keccak256(b"\xff" + bytes.fromhex(DEPLOYER[2:]) + _SALT + code)[12:].hex())
 
 
 def _appended(name: str, token: Address | None) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,21 @@ class NewMint(RestModel):
     key: Key
     network: NetworkName | None = None
     amount: Annotated[str, Field(max_length=100)] | None = None
+
+
+class NewDeployment(RestModel):
+    key: Key
+    network: NetworkName | None = None
+    contract: Literal["batch", "channels"]
+
+
+class Deployment(RestModel):
+    """``configured``: the settings name it; else the address is where it is, or would be, deployed."""
+
+    contract: Literal["batch", "channels"]
+    address: str
+    deployed: bool
+    configured: bool
 
 
 class Settle(RestModel):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from golemp2p.localchain import LocalChain, open_local_chain
 from golemp2p.locations import Locations
 from golemp2p.net.memory import MemoryHub, open_memory_network
 from golemp2p.node import Node, open_node
+from golemp2p.payment.contracts import DEPLOYER, deterministic_address
 from tests.faultproxy import FaultProxy, fault_proxy, silent
 
 GLM = 10**18
@@ -167,3 +169,24 @@ async def test_a_wrong_token_address_is_refused_before_any_money_moves(tmp_path:
             shown = await bench.run("networks")
             assert chain.batch in shown.stdout
             assert "127.0.0.1" in shown.stdout
+
+
+async def test_contracts_are_deployed_where_anybody_would_put_them_and_named_in_the_settings(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
+        token = bench.chain.token_address
+        written = "# mine\n[[payment.networks]]\nname = 'local'\nrpc_urls = ['http://127.0.0.1:1']\n"
+        bench.where.config.write_text(f"version = 1\n{written}token = '{token}'\n")
+        [planned] = await bench.json("deploy", "--dry-run")  # the batch payer of the chain is in the settings already
+        assert planned["to"] == DEPLOYER
+        assert bench.proxy.calls["eth_sendRawTransaction"] == 0
+        made = await bench.json("deploy")
+        batch, channels = made["contracts"]
+        assert (batch["contract"], batch["deployed"], batch["configured"]) == ("batch", True, True)
+        assert channels["address"] == deterministic_address("VoucherChannels", token)
+        assert (channels["deployed"], made["added"]) == (True, True)
+        settings = bench.where.config.read_text()
+        assert settings.startswith("version = 1\n# mine\n")
+        assert tomllib.loads(settings)["payment"]["networks"][0]["channels"] == channels["address"]
+        async with connect(bench.node.rest_url, bench.node.app_key) as client:
+            with pytest.raises(ConflictError, match="already"):
+                await client.wallet.deploy("channels", key="once-more")
