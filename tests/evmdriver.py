@@ -97,6 +97,9 @@ class EvmDriver:
     async def nonce(self, address: Address, *, final: bool = False) -> int:
         return self._ask("nonce").nonces[address]
 
+    async def nonce_lost(self, address: Address, nonce: int, transactions: Sequence[str]) -> bool:
+        return await self.nonce(address) > nonce and not any(t in self._chain.receipts for t in transactions)
+
     async def market(self) -> Market:
         self._ask("market")
         return Market(GWEI, GWEI)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
+from golemp2p import limits
 from golemp2p.core.ids import Address, PeerId
 from golemp2p.core.money import Amount
 from golemp2p.core.payment import Group, Obligation, SlotState
@@ -313,6 +314,20 @@ def add_version(connection: Connection, slot_id: int, version: Version) -> None:
     count = connection.execute(sa.select(sa.func.count()).where(versions.c.slot_id == slot_id)).scalar_one()
     values = {name: getattr(version, name) for name in Version.__dataclass_fields__}
     connection.execute(insert(versions).values(slot_id=slot_id, version=count, **values))
+
+
+def final_versions(connection: Connection, chain_id: int, account: Address, *, first: int, end: int) -> list[Version]:
+    """What was mined for good with nonces ``first`` to ``end`` - 1, by nonce; of whatever platform."""
+    c = slots.c
+    query = (
+        sa.select(versions)
+        .join(slots, c.id == versions.c.slot_id)
+        .where(c.chain_id == chain_id, c.account == account, c.nonce >= first, c.nonce < end)
+        .where(c.state == SlotState.FINAL, c.transaction == versions.c.hash, versions.c.raw != b"")
+        .order_by(c.nonce)
+        .limit(limits.MAX_SLOTS_IN_FLIGHT)
+    )
+    return [Version(r.hash, r.raw, r.max_fee, r.tip, r.signed_at) for r in connection.execute(query)]
 
 
 def get_versions(connection: Connection, slot_id: int) -> list[Version]:

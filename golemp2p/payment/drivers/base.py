@@ -123,6 +123,11 @@ class ChainDriver(Protocol):
         """How many transactions of ``address`` are mined; ``final``: as of :meth:`final_block`, by k of n."""
         ...
 
+    async def nonce_lost(self, address: Address, nonce: int, transactions: Sequence[str]) -> bool:
+        """Whether ``nonce`` is used, as of :meth:`final_block`, and by none of ``transactions``. By k of n that say
+        both: one that knows the count, asked together with one that lags behind it, would make us pay twice."""
+        ...
+
     async def market(self) -> Market: ...
 
     async def call(self, to: Address, data: bytes, *, sender: Address | None = None, final: bool = False) -> bytes:

@@ -21,6 +21,7 @@ from golemp2p.payment.chain.finality import Finality
 from golemp2p.payment.chain.parse import MinedReceipt, leg_of, octets, parse_receipt, quantity
 from golemp2p.payment.chain.pool import EndpointPool, Parse
 from golemp2p.payment.chain.scan import LogScan
+from golemp2p.payment.chain.transport import Question
 from golemp2p.payment.chain.votes import Reverted
 from golemp2p.payment.drivers.base import (
     BroadcastRefusedError,
@@ -90,11 +91,24 @@ class Erc20Driver:
     async def nonce(self, address: Address, *, final: bool = False) -> int:
         await self._contact.made()
         if not final:
-            return await self._pool.read("eth_getTransactionCount", [address, "latest"], quantity)
+            # The least that as many say as must agree: a number that is too high would be a nonce that never comes.
+            return min(await self._pool.sample("eth_getTransactionCount", [address, "latest"], quantity))
         block = await self._finality.block()
         if block < 0:
             return 0
         return await self._agreed("eth_getTransactionCount", [address, hex(block)], quantity)
+
+    async def nonce_lost(self, address: Address, nonce: int, transactions: Sequence[str]) -> bool:
+        await self._contact.made()
+        block = await self._finality.block()
+        if block < 0:
+            return False
+        questions: list[Question] = [
+            ("eth_getTransactionCount", (address, hex(block))),
+            *(("eth_getTransactionReceipt", (transaction,)) for transaction in transactions),
+        ]
+        count, *mined = await self._pool.agree_all("who used a nonce", questions, _count_or_mined)
+        return isinstance(count, int) and count > nonce and not any(mined)
 
     async def market(self) -> Market:
         await self._contact.made()
@@ -239,6 +253,13 @@ def _reverted(error: RpcAnswerError) -> CallRevertedError | RpcAnswerError:
         return error
     reason = revert_reason(error.data)
     return CallRevertedError(f"the contract refuses: {reason}" if reason else error.message)
+
+
+def _count_or_mined(answer: Any, host: str) -> int:
+    """A number; of a receipt, whether its transaction is in a block."""
+    if answer is None or isinstance(answer, dict):
+        return int(answer is not None and answer.get("blockNumber") is not None)
+    return quantity(answer, host)
 
 
 def _market(answer: Any, host: str) -> Market:

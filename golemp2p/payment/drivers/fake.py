@@ -61,6 +61,9 @@ class FakeDriver:
         head = self._chain.head().number
         return self._chain.nonce_of(address, as_of=head - self._network.confirmations + 1 if final else None)
 
+    async def nonce_lost(self, address: Address, nonce: int, transactions: Sequence[str]) -> bool:
+        return await self.nonce(address, final=True) > nonce and not any(map(self._chain.find, transactions))
+
     async def market(self) -> Market:
         self._ask("market")
         return Market(self._chain.base_fee, GWEI)

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from golemp2p import limits
 from golemp2p.core.payment import SLOT, Fees, SlotEvent, SlotState, first_bid, next_bid
 from golemp2p.payment.drivers import transactions as calls
-from golemp2p.payment.drivers.base import Call, ChainDriver, Receipt
+from golemp2p.payment.drivers.base import BroadcastRefusedError, Call, ChainDriver, Receipt
 from golemp2p.payment.ports import Context
 from golemp2p.payment.settlement.closing import Closing
 from golemp2p.payment.settlement.states import (
@@ -66,8 +66,15 @@ class Slots:
     async def _broadcast(self, driver: ChainDriver, slot: Slot) -> Slot:
         """The newest stored version. Whether it was sent before does not matter: the bytes are the same."""
         newest, *_ = await self._context.storage.run(lambda c: repo.get_versions(c, slot.id))
-        await driver.broadcast(newest.raw)
         self._sent_in_this_run.add(slot.id)
+        try:
+            await driver.broadcast(newest.raw)
+        except BroadcastRefusedError:
+            # Perhaps the market has left the bid behind: what counts as sent can get a higher one.
+            if slot.state is SlotState.SIGNED:
+                tried = replace(slot, state=SLOT.next(slot.state, SlotEvent.SEND), sent_at=0.0)
+                await self._context.storage.run(lambda c: repo.update_slot(c, tried))
+            raise
         await self._reached("broadcast")
         after = replace(slot, state=SLOT.next(slot.state, SlotEvent.SEND), sent_at=self._context.clock())
         await self._context.storage.run(lambda c: repo.update_slot(c, after))
@@ -95,8 +102,9 @@ class Slots:
         may_bid = fresh and slot.data is not None and now - (versions[0].signed_at or 0.0) >= network.bump_after_s
         if fresh and not may_bid and now - (slot.sent_at or 0.0) < network.rebroadcast_s:
             return slot
-        if await driver.nonce(slot.account) > slot.nonce:
-            if await driver.nonce(slot.account, final=True) > slot.nonce:
+        mined = await driver.nonce(slot.account)
+        if mined > slot.nonce:
+            if await driver.nonce_lost(slot.account, slot.nonce, [version.hash for version in versions]):
                 return await self._lose_nonce(driver, slot)
             if await self._find_receipt(driver, slot) is None:
                 raise NonceTakenError(
@@ -104,6 +112,8 @@ class Slots:
                     hint="the payment is sent with another nonce when that one is final; is the key used elsewhere?",
                 )
             return slot
+        if mined < slot.nonce:
+            await self._send_lost(driver, slot, mined)
         if may_bid:
             await self._bid_more(driver, slot, versions[0])
         return await self._broadcast(driver, slot)
@@ -126,6 +136,17 @@ class Slots:
         await self._context.storage.run(lambda c: repo.add_version(c, slot.id, version))
         log.info("settlement_bid_raised", platform=slot.platform, nonce=slot.nonce, max_fee_wei=bid.max_fee)
         await self._reached("bid")
+
+    async def _send_lost(self, driver: ChainDriver, slot: Slot, mined: int) -> None:
+        """A reorganisation deeper than the rule of finality takes back what counts as paid, and all later nonces wait
+        for that one. The same bytes pay it, once, as before."""
+        account, chain_id = slot.account, slot.chain_id
+        lost = await self._context.storage.run(
+            lambda c: repo.final_versions(c, chain_id, account, first=mined, end=slot.nonce)
+        )
+        for version in lost:
+            log.warning("settlement_taken_back", platform=slot.platform, transaction=version.hash)
+            await driver.broadcast(version.raw)
 
     async def _find_receipt(self, driver: ChainDriver, slot: Slot) -> Receipt | None:
         """Of whichever version of the slot was mined."""

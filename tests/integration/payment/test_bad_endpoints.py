@@ -65,14 +65,14 @@ class Bench:
 
 
 @asynccontextmanager
-async def open_bench() -> AsyncIterator[Bench]:
+async def open_bench(quorum: int = 2) -> AsyncIterator[Bench]:
     """A payer with an invoice of 2 that is not accepted yet."""
     key, provider = NodeKey.generate(), NodeKey.generate()
     async with AsyncExitStack() as stack:
         chain = await stack.enter_async_context(open_local_chain(prefer="anvil"))
         await chain.faucet(key.address, tglm=glm("10"), eth_wei=10**18)
         proxies = [await stack.enter_async_context(fault_proxy(chain.rpc_url)) for _ in range(3)]
-        network = replace(chain.network(), rpc_urls=tuple(p.url for p in proxies), quorum=2, rebroadcast_s=0.5)
+        network = replace(chain.network(), rpc_urls=tuple(p.url for p in proxies), quorum=quorum, rebroadcast_s=0.5)
         storage = await stack.enter_async_context(open_storage(None))
         nursery = await stack.enter_async_context(trio.open_nursery())
         agreement = make_agreement(key, provider, "ag1", began=time.time())
@@ -151,3 +151,25 @@ async def test_nothing_is_settled_on_answers_that_differ_and_the_status_says_who
         await bench.until_paid()
         await bench.check_paid_once()
         assert (await bench.status()).problem == ""
+
+
+async def test_one_endpoint_that_knows_the_nonce_and_one_that_lags_do_not_make_a_payment_look_lost() -> None:
+    """Each tells the truth as far as it knows it; put together, a foreign transaction seems to have the nonce."""
+    async with open_bench(quorum=1) as bench:
+
+        def behind(method: str, params: list[Any], result: Any) -> Any:
+            if method == "eth_getTransactionReceipt":
+                return None
+            if params[1] != "latest":
+                raise ValueError("header not found")
+            return result
+
+        bench.proxies[0].fault = drop("eth_getTransactionReceipt")
+        for proxy in bench.proxies[1:]:
+            proxy.fault = lie(behind, "eth_getTransactionReceipt", "eth_getTransactionCount")
+        await bench.accept()
+        await trio.sleep(2.5)
+        for proxy in bench.proxies:
+            proxy.fault = None
+        await bench.until_paid()
+        await bench.check_paid_once()

@@ -158,6 +158,16 @@ async def test_two_that_lie_alike_are_found_out_when_all_three_must_agree() -> N
             await bench.driver(quorum=3).nonce(bench.key.address, final=True)
 
 
+async def test_one_that_lies_about_the_nonce_does_not_make_us_sign_one_that_never_comes() -> None:
+    async with open_bench() as bench:
+        for proxy in bench.proxies[1:]:
+            proxy.fault = delay(0.03)  # so the liar is the best endpoint
+        bench.proxies[0].fault = lie(lambda *_: hex(1_000), "eth_getTransactionCount")
+        driver = bench.driver()
+        await driver.balance(bench.key.address)
+        assert await driver.nonce(bench.key.address) == 0
+
+
 async def test_an_endpoint_that_lags_does_not_make_a_payment_look_lost() -> None:
     """It has no receipt yet: that one is missing must be the word of all that are asked, or it is not believed."""
     async with open_bench() as bench:

@@ -1,0 +1,71 @@
+"""The settlement engine against chains and endpoints that would have it pay twice, or never again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import trio
+
+from golemp2p.core.payment import DocumentKind, DocumentState, SlotState
+from golemp2p.payment.drivers.base import BroadcastRefusedError
+from golemp2p.payment.drivers.fakechain import FakeChain, Pooled
+from golemp2p.storage import payment_settlement as repo
+from tests.unit.payment.test_parking import billed_by
+from tests.unit.payment.test_service import accept, allocate, bill, reaches
+from tests.unit.payment.world import NETWORK, TOKEN, glm, open_world
+
+INVOICE = DocumentKind.INVOICE
+SLOW = replace(NETWORK, poll_s=5.0)
+
+
+class StrictChain(FakeChain):
+    """As nodes that take no transaction which cannot be in the next block."""
+
+    def send(self, tx: Pooled) -> None:
+        if tx.max_fee < self.base_fee:
+            raise BroadcastRefusedError("max fee per gas less than block base fee")
+        super().send(tx)
+
+
+async def test_a_bid_that_the_market_has_left_behind_is_raised_even_when_it_was_never_taken(
+    autojump_clock: object,
+) -> None:
+    """Signed, and not sent before the gas spike: no endpoint takes the stored bytes, the cap allows far more."""
+    chain = StrictChain()
+    async with open_world(chain=chain, network=SLOW) as world:
+        allocation = await allocate(world)
+        engine = world.requestor.service.settlement
+        base_fee = chain.base_fee
+
+        async def spike(step: str) -> None:
+            if step == "signed":
+                chain.base_fee = 50 * base_fee
+
+        engine._checkpoint = spike
+        invoice = await bill(world, "2")
+        await accept(world, INVOICE, invoice, "2", allocation)
+        await trio.sleep(5)
+        (slot,) = await world.requestor.storage.run(repo.find_slots)
+        assert slot.state in (SlotState.SIGNED, SlotState.SENT)
+        engine._checkpoint = None
+        await trio.sleep(1_000)
+        await reaches(world.provider, INVOICE, invoice, DocumentState.SETTLED)
+        assert world.tokens(world.provider) == glm("2")
+
+
+async def test_a_payment_that_a_reorganisation_took_back_after_it_was_final_does_not_end_all_payments(
+    autojump_clock: object,
+) -> None:
+    """Deeper than the network's rule of finality: its nonce is free again, and every later one waits for it."""
+    async with open_world(network=SLOW) as world:
+        allocation, chain = await allocate(world), world.chain
+        first = await bill(world, "2")
+        await accept(world, INVOICE, first, "2", allocation)
+        await reaches(world.requestor, INVOICE, first, DocumentState.SETTLED)
+        chain.mine()
+        chain.reorg(2)
+        assert world.tokens(world.provider) == 0
+        second = await billed_by(world, world.provider.key, "1")
+        await accept(world, INVOICE, second, "1", allocation)
+        await reaches(world.requestor, INVOICE, second, DocumentState.SETTLED)
+        assert chain.tokens(TOKEN, world.provider.key.address) == glm("3")
