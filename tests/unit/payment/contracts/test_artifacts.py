@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from golemp2p.core.eip712 import keccak256
+from golemp2p.core.ids import Address
+from golemp2p.networks import builtin_names, builtin_profile
+from golemp2p.networks.schema import checksummed
 from golemp2p.payment.channels import abi
-from golemp2p.payment.contracts import OF_ONE_TOKEN, ContractName, deployed_sha256, load
+from golemp2p.payment.contracts import OF_ONE_TOKEN, ContractName, deployed_sha256, deterministic_address, load
 from golemp2p.payment.drivers import transactions
 from tests.evm import Evm
 
@@ -71,3 +74,15 @@ def test_selectors_by_hand_are_those_of_the_compiled_contracts() -> None:
     assert batch["payOnce"] == transactions.PAY_ONCE_SELECTOR
     assert batch["batchDone"] == transactions.BATCH_DONE_SELECTOR
     assert _selectors("MultiTransferStandIn")["golemTransferIndirectPacked"] == transactions.MULTI_SELECTOR
+
+
+def test_the_readme_names_the_addresses_that_deployment_gives() -> None:
+    text = (SOURCES / "README.md").read_text()
+    for name in builtin_names():
+        profile = builtin_profile(name)
+        assert profile is not None
+        if name != "local":  # whose token is another one each time
+            token = Address(profile.token.lower())
+            batch = checksummed(deterministic_address("BatchPayer", token))
+            channels = checksummed(deterministic_address("VoucherChannels", token))
+            assert f"| {name} | {batch} | {channels} |" in text
