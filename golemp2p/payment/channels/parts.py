@@ -17,6 +17,10 @@ class Watch(Protocol):
         """Channels as the chain finally has them now, claims booked. Raises NetworkError, WrongNetworkError."""
         ...
 
+    async def look_again(self, channels: Sequence[Channel]) -> None:
+        """At those that were not looked at just now. Raises as :meth:`look`."""
+        ...
+
 
 @dataclass
 class Parts:

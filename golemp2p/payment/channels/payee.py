@@ -63,12 +63,19 @@ class Payee:
             raise PolicyError(reason)
         channel_id, now = "0x" + config.id.hex(), context.clock()
 
+        def open_ones(connection: Connection) -> list[Channel]:
+            states = (ChannelStatus.LIVE, ChannelStatus.RETIRED)
+            return repo.find_channels(connection, side=Side.PAYEE, peer=peer, states=states)
+
+        open_now = await context.storage.run(open_ones)
+        if len(open_now) >= limits.MAX_CHANNELS_PER_PEER:
+            # Nobody looks at those without vouchers to claim: by now they may be closed.
+            await self._parts.watch.look_again(open_now)
+
         def store(connection: Connection) -> None:
             if repo.get_channel(connection, channel_id, Side.PAYEE) is not None:
                 return
-            mine = repo.find_channels(
-                connection, side=Side.PAYEE, peer=peer, states=(ChannelStatus.LIVE, ChannelStatus.RETIRED)
-            )
+            mine = open_ones(connection)
             if len(mine) >= limits.MAX_CHANNELS_PER_PEER:
                 empty = next((c for c in mine if c.deposit == 0 and c.cumulative == 0), None)
                 if empty is None:

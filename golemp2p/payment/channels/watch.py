@@ -164,6 +164,16 @@ class Watcher:
             context.outbox.tell()
         return [c for c in result if c.id in by_id]
 
+    async def look_again(self, channels: Sequence[Channel]) -> None:
+        """At those whose last look is old enough for another: whoever makes us ask costs the chain no more than that.
+
+        Raises as :meth:`look` does.
+        """
+        now = trio.current_time()
+        due = [c for c in channels if self._due.get((c.id, c.side), -float("inf")) <= now]
+        for platform in sorted({c.platform for c in due}):
+            await self.look(platform, sorted({c.id for c in due if c.platform == platform}))
+
     # --- acting -----------------------------------------------------------------------------------------------------
 
     async def _act(self, platform: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from golemp2p import limits
 from golemp2p.core.ids import AgreementId
 from golemp2p.core.money import Amount
 from golemp2p.core.payment import DocumentState, Side
@@ -16,8 +17,9 @@ from golemp2p.errors import PolicyError, RemoteProtocolError, UsageError
 from golemp2p.identity.keys import NodeKey
 from golemp2p.payment.channels import abi
 from golemp2p.payment.purse import Caps
+from golemp2p.storage import channels as repo
 from golemp2p.storage import payment_settlement as settlement_repo
-from golemp2p.storage.channels import ChannelStatus
+from golemp2p.storage.channels import Channel, ChannelStatus
 from tests.evm import account
 from tests.unit.payment.channels.world import GRACE_S, INVOICE, NOTE, SETTINGS, World, open_channels, until
 from tests.unit.payment.world import PLATFORM, glm
@@ -249,6 +251,27 @@ async def test_a_grace_below_the_providers_minimum_is_refused_before_anything_is
         with pytest.raises(Exception, match="time of grace is 3600 s"):
             await world.requestor.service.channels.prepare(world.agreement())
         assert world.tokens(world.requestor) == glm("100")
+
+
+async def test_a_payer_that_closes_channel_after_channel_may_open_the_next(autojump_clock: Virtual) -> None:
+    """A payee without vouchers to claim has no reason to look: what was closed meanwhile it learns when it counts."""
+    async with open_channels() as world:
+        for number in range(limits.MAX_CHANNELS_PER_PEER + 1):
+            await world.approved(f"ag{number}")  # the payee sees the one before it closing
+            world.chain.evm.warp(GRACE_S)
+            await trio.sleep(GRACE_S)
+            await until(lambda: _payers(world, ChannelStatus.RETIRED, 0))
+            (live,) = await _of_payer(world, ChannelStatus.LIVE)
+            await world.requestor.service.channels.close(live.id)
+            await until(lambda: _payers(world, ChannelStatus.LIVE, 0))
+
+
+async def _of_payer(world: World, state: ChannelStatus) -> list[Channel]:
+    return await world.requestor.storage.run(lambda c: repo.find_channels(c, side=Side.PAYER, states=(state,)))
+
+
+async def _payers(world: World, state: ChannelStatus, number: int) -> bool:
+    return len(await _of_payer(world, state)) == number
 
 
 async def test_an_agreement_of_mode_batch_needs_no_channel(autojump_clock: Virtual) -> None:
