@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -99,6 +100,20 @@ class Purse:
         room = Amount(max(0, self.caps.per_day - sum(amount for _, amount in spent)))
         return room, (spent[0][0] + DAY_S if spent else now)
 
+    def over_the_day(
+        self, amount: Amount, platform: str, room: Amount, opens_at: float, *, what: str = ""
+    ) -> SpendingCapError:
+        """Why ``amount`` cannot be signed away today. ``what`` it is for, said before it."""
+        cap = self.caps.per_day or Amount(0)
+        # The moment, not how long until then: a problem that reads the same is logged once.
+        moment = datetime.fromtimestamp(opens_at, UTC)
+        later = "" if amount > cap else f"there is more room at {moment:%Y-%m-%d %H:%M:%S} UTC, or "
+        return SpendingCapError(
+            f"{what}{format_amount(amount)} exceeds what may be spent on {platform} today"
+            f" ({format_amount(room)} of {format_amount(cap)} is left)",
+            hint=f"{later}raise payment.caps.per_day",
+        )
+
     def room_under(self, connection: Connection, platform: str, agreement_id: AgreementId | str) -> Amount | None:
         """What may still be signed away under one agreement; None: any sum."""
         if self.caps.per_agreement is None or not agreement_id:
@@ -110,11 +125,7 @@ class Purse:
             total = sum(spend.amount for spend in spends if spend.platform == platform and spend.daily)
             room, opens_at = self.room_today(connection, platform, now=now)
             if room is not None and total > room:
-                raise SpendingCapError(
-                    f"{format_amount(Amount(total))} exceeds what may be spent on {platform} today"
-                    f" ({format_amount(room)} of {format_amount(self.caps.per_day or Amount(0))} is left)",
-                    hint=f"there is more room in {max(0.0, opens_at - now):.0f} s, or raise payment.caps.per_day",
-                )
+                raise self.over_the_day(Amount(total), platform, room, opens_at)
             for agreement in {s.agreement_id for s in spends if s.platform == platform and s.agreement_id}:
                 mine = sum(s.amount for s in spends if (s.platform, s.agreement_id) == (platform, agreement))
                 under = self.room_under(connection, platform, agreement)

@@ -52,6 +52,8 @@ class _Funds:
     tokens: int
     coin: int
     room: int  # nonces
+    today: Amount | None  # within the day's cap; None: any sum
+    opens_at: float  # when there is more room in it
 
 
 class Planner:
@@ -85,11 +87,14 @@ class Planner:
         fees = await self._fees(driver)
         account = context.purse.address
         unmined = [slot for slot in open_slots if slot.state is not SlotState.MINED]
+        today, opens_at = await context.storage.run(lambda c: context.purse.room_today(c, platform, now=now))
         funds = _Funds(
             tokens=await driver.balance(account) - sum(s.amount for s in unmined if s.mode is not Mode.DEPOSIT),
             coin=await driver.gas_balance(account)
             - sum((s.gas or calls.TRANSFER_GAS) * fees.max_fee + (s.value or 0) for s in unmined),
             room=room,
+            today=today,
+            opens_at=opens_at,
         )
         await self._plan_orders(driver, orders, fees, funds, plan, now=now)
         await self._plan_debts(driver, fees, funds, plan, force=force, now=now)
@@ -141,7 +146,7 @@ class Planner:
     async def _plan_debts(
         self, driver: ChainDriver, fees: Fees, funds: _Funds, plan: Plan, *, force: bool, now: float
     ) -> None:
-        groups = await self._affordable(driver, funds, plan, now=now)
+        groups = self._affordable(driver, funds, plan)
         suspects = [
             g
             for g in groups
@@ -168,10 +173,9 @@ class Planner:
             if not await self._single(driver, group, fees, funds, plan):
                 break
 
-    async def _affordable(self, driver: ChainDriver, funds: _Funds, plan: Plan, *, now: float) -> list[Group]:
+    def _affordable(self, driver: ChainDriver, funds: _Funds, plan: Plan) -> list[Group]:
         """The groups for which there are tokens, and room in the day's cap."""
         context, platform = self._context, driver.network.platform
-        today, opens_at = await context.storage.run(lambda c: context.purse.room_today(c, platform, now=now))
         result = []
         for group in plan.choice.groups:
             needed = 0 if group.deposit else group.amount
@@ -183,17 +187,14 @@ class Planner:
                         hint="send tokens to it; the payment goes out by itself then",
                     )
                 )
-            elif today is not None and group.amount > today:
+            elif funds.today is not None and group.amount > funds.today:
+                what = f"payment to {group.payee}: "
                 plan.problems.append(
-                    SpendingCapError(
-                        f"{format_amount(group.amount)} to {group.payee} exceeds what may be spent on {platform} today"
-                        f" ({format_amount(today)} is left)",
-                        hint=f"there is more room in {max(0.0, opens_at - now):.0f} s, or raise payment.caps.per_day",
-                    )
+                    context.purse.over_the_day(group.amount, platform, funds.today, funds.opens_at, what=what)
                 )
             else:
                 funds.tokens -= needed
-                today = None if today is None else Amount(today - group.amount)
+                funds.today = None if funds.today is None else Amount(funds.today - group.amount)
                 result.append(group)
         return result
 
@@ -304,6 +305,12 @@ class Planner:
                     )
                 )
                 continue
+            if order.tokens and funds.today is not None and order.tokens > funds.today:
+                purse, platform, what = self._context.purse, driver.network.platform, f"{order.what}: "
+                plan.problems.append(
+                    purse.over_the_day(order.tokens, platform, funds.today, funds.opens_at, what=what)
+                )
+                continue
             call = Call(order.to, order.data, order.gas, order.value)
             if not call.gas:
                 try:
@@ -317,6 +324,7 @@ class Planner:
             if not self._take(Planned(Mode.ORDER, order.key, call, fees, order.tokens, order=order), funds, plan):
                 return
             funds.tokens -= order.tokens
+            funds.today = None if funds.today is None else Amount(funds.today - order.tokens)
 
     async def _must_wait(self, order: Order) -> bool:
         """A deposit is closed when all is paid from it."""

@@ -21,7 +21,7 @@ from golemp2p.payment.drivers import transactions as calls
 from golemp2p.payment.drivers.base import Call
 from golemp2p.payment.drivers.fake import FakeChain
 from golemp2p.payment.networks import GWEI
-from golemp2p.payment.purse import Caps
+from golemp2p.payment.purse import Caps, SpendingCapError
 from golemp2p.payment.settlement import PlatformStatus
 from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment_settlement as repo
@@ -336,6 +336,23 @@ async def test_caps_hold_where_money_is_signed_and_open_again_by_themselves(
         assert world.tokens(world.provider) == glm("3")
         assert world.chain.tokens(TOKEN, dear[0].address) == 0
         assert Amount(sum(s.amount for s in await slots(world))) == glm("15")
+
+
+async def test_what_a_cap_would_hold_back_is_refused_when_the_owner_asks_for_it(autojump_clock: object) -> None:
+    async with batch_world(settings=PaymentSettings(caps=Caps(per_day=glm("10")))) as world:
+        wallet = world.requestor.service.wallet
+        to = str(world.provider.key.address)
+        first = wallet.send_order(PLATFORM, to, glm("6"), "key-number-1")
+        assert (await wallet.preview(first)).amount == glm("6")
+        await wallet.place(first)
+        await wallet.order(first.key, timeout_s=60)
+        for amount, hint in (("5", "there is more room at "), ("11", "raise payment.caps.per_day")):
+            order = wallet.send_order(PLATFORM, to, glm(amount), f"key-number-{amount}")
+            for ask in (wallet.preview, wallet.place):
+                with pytest.raises(SpendingCapError, match=r"\(4 of 10 is left\)") as caught:
+                    await ask(order)
+                assert caught.value.hint.startswith(hint)
+        assert len(await world.requestor.storage.run(order_repo.find_orders)) == 1, "nothing waits for a better day"
 
 
 async def test_no_more_nonces_are_open_than_pools_take(autojump_clock: object) -> None:
