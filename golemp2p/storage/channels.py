@@ -130,6 +130,11 @@ def change_channel(connection: Connection, channel_id: str, side: Side, **values
     connection.execute(sa.update(channels).where(where).values(**values))
 
 
+def remove_channel(connection: Connection, channel_id: str, side: Side) -> None:
+    """One that nothing was ever vouched for in."""
+    connection.execute(sa.delete(channels).where(channels.c.id == channel_id, channels.c.side == side))
+
+
 def get_channel(connection: Connection, channel_id: str, side: Side) -> Channel | None:
     found = find_channels(connection, id=channel_id, side=side)
     return found[0] if found else None

@@ -57,7 +57,9 @@ def book(
         fresh,
         deposit=state.deposit,
         close_at=state.close_at,
-        seen_block=max(seen_block, fresh.seen_block),
+        # Claims that the state counts and no event has told of yet are looked for again in the same blocks: an endpoint
+        # that lags says "none" for blocks that it does not have.
+        seen_block=max(seen_block, fresh.seen_block) if fresh.claimed >= state.claimed else fresh.seen_block,
         state=status,
         unclaimed_since=fresh.unclaimed_since if fresh.cumulative > fresh.claimed else None,
     )

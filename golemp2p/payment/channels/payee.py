@@ -80,7 +80,7 @@ class Payee:
                 empty = next((c for c in mine if c.deposit == 0 and c.cumulative == 0), None)
                 if empty is None:
                     raise PolicyError(f"{len(mine)} channels of yours are open already", hint="close one")
-                repo.change_channel(connection, empty.id, Side.PAYEE, state=ChannelStatus.DONE)
+                repo.remove_channel(connection, empty.id, Side.PAYEE)  # or announcements without end fill the disk
             channel = Channel(
                 channel_id,
                 Side.PAYEE,

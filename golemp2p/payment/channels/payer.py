@@ -87,6 +87,10 @@ class Payer:
                 channel = await self._channel(agreement.provider, platform, payee)
                 await self._announce(channel)
                 await self._fund(channel.id, platform, exposure, deposit, why)
+                used_at = self._parts.context.clock()  # not to be closed as idle before its first voucher
+                await self._parts.context.storage.run(
+                    lambda c: repo.change_channel(c, channel.id, Side.PAYER, used_at=used_at)
+                )
             return
         raise DeadlineError(
             f"the payment channel to {agreement.provider} was not funded within {timeout_s:g} s"
@@ -246,7 +250,8 @@ class Payer:
         live = repo.find_channels(
             connection, side=Side.PAYER, peer=parties.peer, platform=parties.platform, states=(ChannelStatus.LIVE,)
         )
-        funded = [c for c in live if c.deposit > 0 and c.payee == parties.payee]
+        signer = self._parts.context.purse.voucher_address  # of another one's channel our vouchers are worth nothing
+        funded = [c for c in live if c.deposit > 0 and (c.payee, c.signer) == (parties.payee, signer)]
         if not funded:
             log.warning("channel_missing", agreement_id=parties.agreement_id, peer=parties.peer)
             return False
@@ -323,15 +328,16 @@ class Payer:
         """Top it up when it is nearly used, close it when it is not used any more. ``busy``: an agreement that it
         pays for is not invoiced yet."""
         part, whole = limits.CHANNEL_USED_PARTS
-        if busy and channel.deposit and channel.cumulative * whole > channel.deposit * part:
+        if self._parts.context.clock() - channel.used_at > self._parts.settings.idle_close_s:
+            # Busy or not: a provider that vanished never sends its invoice.
+            log.info("channel_idle", channel_id=channel.id, peer=channel.peer)
+            await self.close(channel.id)
+        elif busy and channel.deposit and channel.cumulative * whole > channel.deposit * part:
             try:
                 own = self._parts.settings.deposit
                 await self.top_up(channel, own or Amount(max(channel.deposit, channel.cumulative - channel.deposit)))
             except GolemError as exc:
                 log.warning("channel_not_topped_up", channel_id=channel.id, error=str(exc))
-        elif not busy and self._parts.context.clock() - channel.used_at > self._parts.settings.idle_close_s:
-            log.info("channel_idle", channel_id=channel.id, peer=channel.peer)
-            await self.close(channel.id)
 
 
 def _exposure(agreement: Agreement) -> Amount:

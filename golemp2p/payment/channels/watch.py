@@ -49,6 +49,7 @@ class Watcher:
         self._wanted: set[str] = set()  # to be looked at now
         self._failed: dict[tuple[str, Side], float] = {}  # until when nothing more is ordered for a channel
         self._pause_s: dict[str, float] = {}  # after a failed look, by platform
+        self._behind: set[str] = set()  # more was claimed of them on the chain than their events have told us yet
 
     def poke(self, channel_id: str) -> None:
         """Somebody says that there is something to see."""
@@ -156,7 +157,9 @@ class Watcher:
             if any(ended[name] is OrderState.FAILED for name in done):
                 self._failed[channel.id, channel.side] = trio.current_time() + limits.CHANNEL_ORDER_RETRY_S
             # Claims in blocks since the last final one are looked at as soon as that one is another.
-            every_s = chain.driver.network.poll_s if state.claimed > after.claimed else self._every_s(after)
+            behind = state.claimed > after.claimed
+            (self._behind.add if behind else self._behind.discard)(after.id)
+            every_s = chain.driver.network.poll_s if behind else self._every_s(after)
             self._due[channel.id, channel.side] = trio.current_time() + every_s
             result.append(after)
         if any(a.claimed > b.claimed for a, b in zip(result, before, strict=True)):
@@ -181,7 +184,9 @@ class Watcher:
         blocked = {key for key, until in self._failed.items() if until > now}
         channels = await context.storage.run(partial(repo.find_channels, platform=platform, states=_OPEN))
         free = [c for c in channels if (c.id, c.side) not in blocked]
-        await self._claim(platform, [c for c in free if c.side is Side.PAYEE])
+        # What was claimed already is not claimed again at our cost; before a close it is better once too often.
+        behind = {c.id for c in free if c.id in self._behind and not c.close_at}
+        await self._claim(platform, [c for c in free if c.side is Side.PAYEE and c.id not in behind])
         for channel in free:
             if channel.side is not Side.PAYER:
                 continue

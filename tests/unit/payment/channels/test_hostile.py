@@ -1,0 +1,114 @@
+"""Channels against lagging endpoints, changed keys, providers that vanish and peers that announce without end."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import trio.testing
+
+from golemp2p.core.payment import Side
+from golemp2p.core.payment.vouchers import CLOSED
+from golemp2p.identity.keys import NodeKey
+from golemp2p.payment.drivers.base import Log
+from golemp2p.storage import channels as repo
+from golemp2p.storage.channels import channels as channel_table
+from golemp2p.wire.p2p import channels as wire
+from golemp2p.wire.p2p.payment import PROTOCOL
+from tests.unit.payment.channels.world import GRACE_S, INVOICE, SETTINGS, World, open_channels, until
+from tests.unit.payment.world import PLATFORM, glm, table_count
+
+Virtual = trio.testing.MockClock  # time that runs by itself: an hour takes a moment
+
+
+async def test_a_claim_that_an_endpoint_does_not_know_yet_is_booked_later_and_not_claimed_again(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Virtual
+) -> None:
+    """With a quorum of one, an endpoint that lags answers "no such events" for blocks that it does not have."""
+    async with open_channels() as world:
+        agreement = await world.approved()
+        for node in (world.requestor, world.provider):
+            honest, asked = node.driver.logs, iter(range(3))
+
+            async def lagging(
+                address: str,
+                topics: Sequence[str | None],
+                *,
+                first: int,
+                last: int,
+                honest: object = honest,
+                asked: object = asked,
+            ) -> list[Log]:
+                found: list[Log] = await honest(address, topics, first=first, last=last)  # type: ignore[operator]
+                return found if next(asked, None) is None else []  # type: ignore[call-overload]
+
+            monkeypatch.setattr(node.driver, "logs", lagging)
+        invoice = await world.bill(agreement.id, "6", kind=INVOICE)
+        await world.settled(INVOICE, invoice)
+        assert world.tokens(world.provider) == glm("6")
+        assert len(world.chain.receipts) == 3, "approve, fund and claim: none for nothing"
+
+
+async def test_a_new_voucher_key_does_not_sign_for_the_channel_of_the_old_one(autojump_clock: Virtual) -> None:
+    """What it signed would be worth nothing, and the books would call it paid."""
+    async with open_channels(voucher_key=NodeKey.generate()) as world:
+        old = await world.approved("old")
+        await world.bill(old.id, "1")
+        await world.vouched("1")
+        world.requestor.stop()
+        world.requestor.voucher_key = NodeKey.generate()
+        await world.requestor.start(world.nursery)
+        rest = await world.bill(old.id, "2", kind=INVOICE)  # no channel for this key yet: a debt like others
+        new = await world.approved("new")
+        invoice = await world.bill(new.id, "6", kind=INVOICE)
+        await world.settled(INVOICE, invoice)
+        assert world.tokens(world.provider) >= glm("7")
+        found = await world.provider.storage.run(lambda c: repo.find_channels(c, side=Side.PAYEE))
+        await world.provider.service.channels.claim(found[0].id)
+        await world.settled(INVOICE, rest)
+        assert world.tokens(world.provider) == glm("8")
+
+
+async def test_the_deposit_comes_back_from_a_provider_that_never_sent_its_invoice(autojump_clock: Virtual) -> None:
+    async with open_channels(requestor=replace(SETTINGS, idle_close_s=600.0)) as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "1")
+        await world.vouched("1")
+        world.provider.stop()
+
+        async def closing() -> bool:
+            return (await world.requestor.channel(Side.PAYER)).close_at not in (0, CLOSED)
+
+        await until(closing)
+        world.chain.evm.warp(GRACE_S)
+
+        async def back() -> bool:
+            return world.tokens(world.requestor) == glm("100")
+
+        await until(back)
+
+
+async def announce(world: World, salt: bytes) -> None:
+    channel = await world.requestor.channel(Side.PAYER)
+    message = wire.AnnounceMessage(
+        platform=PLATFORM,
+        contract=channel.contract,
+        payer=channel.payer,
+        payee=channel.payee,
+        signer=channel.signer,
+        grace_s=channel.grace_s,
+        salt=salt,
+    )
+    rpc = world.requestor.rpc
+    await rpc.call(world.provider.key.peer_id, PROTOCOL, wire.ANNOUNCE, message.model_dump(), timeout_s=5.0)
+
+
+async def test_a_peer_that_announces_channels_without_end_does_not_fill_the_disk(autojump_clock: Virtual) -> None:
+    async with open_channels() as world:
+        await world.approved()
+        for _ in range(40):
+            await announce(world, secrets.token_bytes(32))
+        assert await table_count(world.provider.storage, channel_table) <= 8
+        assert (await world.approved("again")).id == "again"
