@@ -156,6 +156,7 @@ DEBIT_NOTES_PER_S: Final = 1.0  # under one agreement, on average; real provider
 DEBIT_NOTES_BURST: Final = 100  # what an outage holds back comes at once
 MAX_DEBIT_NOTES: Final = 50_000  # under one agreement: two months of one in two minutes
 MAX_OPEN_NOTICES: Final = 256  # of one peer, not yet borne out by the chain
+MAX_REFUSED_NOTICES: Final = 256  # of one peer, ever: each stays in the journal, and an honest one sends none
 NOTICES_PER_LOOK: Final = 16  # of one peer, in one look at the chain; then the others have their turn
 MAX_BILLED_THREADS: Final = 256  # what an offer says beyond that is not believed when its CPU time is billed
 CPU_SLACK_S: Final = 10.0  # CPU time beyond the running time: starting workers, counters read at different moments

@@ -67,6 +67,11 @@ class Claims:
                 raise RemoteError(
                     f"{limits.MAX_OPEN_NOTICES} of your payment notices wait for the chain already", code="busy"
                 )
+            if repo.count_refused(connection, peer) >= limits.MAX_REFUSED_NOTICES:
+                raise PolicyError(
+                    f"{limits.MAX_REFUSED_NOTICES} of your payment notices were not borne out by the chain:"
+                    " no more are taken"
+                )
             stored = StoredPayment(notice, Side.PAYEE, peer, signature, repo.CLAIMED, "", context.clock())
             repo.insert_payment(connection, stored)
             journaling.notice(connection, Side.PAYEE, notice, signature, now=stored.stored_at)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
 
 from golemp2p.core.ids import Address, AgreementId, DocumentId, PeerId
@@ -58,32 +59,42 @@ class StoredPayment:
     stored_at: float
 
 
-def insert_payment(connection: Connection, stored: StoredPayment) -> None:
+def insert_payment(connection: Connection, stored: StoredPayment, *, replaces: bool = False) -> None:
+    """``replaces``: a notice of a peer's that has taken the id of what we saw on the chain ourselves."""
     n = stored.notice
-    connection.execute(
-        sa.insert(payments).values(
-            id=n.id,
-            side=stored.side,
-            peer=stored.peer,
-            payer=n.payer,
-            payee=n.payee,
-            platform=n.platform,
-            transaction=n.transaction,
-            amount=n.amount,
-            shares=[[agreement, str(amount)] for agreement, amount in n.shares],
-            document_ids=list(n.document_ids),
-            paid_at_ms=n.paid_at_ms,
-            signature=stored.signature,
-            state=stored.state,
-            reason=stored.reason,
-            stored_at=stored.stored_at,
-        )
-    )
+    values = {
+        "id": n.id,
+        "side": stored.side,
+        "peer": stored.peer,
+        "payer": n.payer,
+        "payee": n.payee,
+        "platform": n.platform,
+        "transaction": n.transaction,
+        "amount": n.amount,
+        "shares": [[agreement, str(amount)] for agreement, amount in n.shares],
+        "document_ids": list(n.document_ids),
+        "paid_at_ms": n.paid_at_ms,
+        "signature": stored.signature,
+        "state": stored.state,
+        "reason": stored.reason,
+        "stored_at": stored.stored_at,
+    }
+    statement = insert(payments).values(values)
+    if replaces:
+        statement = statement.on_conflict_do_update(index_elements=["id", "side"], set_=values)
+    connection.execute(statement)
 
 
 def mark_payment(connection: Connection, payment_id: str, side: Side, *, state: str, reason: str = "") -> None:
     where = sa.and_(payments.c.id == payment_id, payments.c.side == side)
     connection.execute(sa.update(payments).where(where).values(state=state, reason=reason))
+
+
+def count_refused(connection: Connection, peer: PeerId) -> int:
+    """Notices of ``peer`` that the chain did not bear out."""
+    c = payments.c
+    query = sa.select(sa.func.count()).where(c.peer == peer, c.side == Side.PAYEE, c.state == REFUSED)
+    return connection.execute(query).scalar_one()
 
 
 def find_payments(

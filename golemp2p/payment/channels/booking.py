@@ -67,6 +67,11 @@ def book(
     return fresh
 
 
+def payment_id(channel_id: str, claimed: Amount) -> str:
+    """Of the claim that brings a channel to ``claimed`` in all. The payer can foresee it."""
+    return str(uuid.uuid5(_NAMESPACE, f"{channel_id} {claimed}"))
+
+
 def _credit(connection: Connection, channel: Channel, event: ClaimedEvent, paid: Amount, *, now: float) -> None:
     """``paid`` more of the channel is claimed: ledgers, documents, the payment and the journal."""
     credited: list[tuple[AgreementId, Amount]] = []
@@ -105,7 +110,7 @@ def _note_payment(
 ) -> None:
     """So that lists of payments have it. It has the same id on both sides, and no signature: the chain is its proof."""
     notice = PaymentNotice(
-        id=str(uuid.uuid5(_NAMESPACE, f"{channel.id} {event.claimed}")),
+        id=payment_id(channel.id, event.claimed),
         payer=channel.payer,
         payee=channel.payee,
         platform=channel.platform,
@@ -115,4 +120,4 @@ def _note_payment(
         paid_at_ms=round(now * 1000),
     )
     stored = StoredPayment(notice, channel.side, channel.peer, b"", payment_notices.CONFIRMED, "", now)
-    payment_notices.insert_payment(connection, stored)
+    payment_notices.insert_payment(connection, stored, replaces=True)

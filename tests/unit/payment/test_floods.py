@@ -11,16 +11,18 @@ import trio
 from golemp2p import limits
 from golemp2p.core.ids import DocumentId, PeerId
 from golemp2p.core.money import Amount
-from golemp2p.core.payment import Document, PaymentNotice, Side
+from golemp2p.core.payment import Document, Fees, PaymentNotice, Side
 from golemp2p.errors import PolicyError, RemoteError
 from golemp2p.payment.claims import round_robin
+from golemp2p.payment.drivers.base import Call
+from golemp2p.payment.drivers.transactions import transfer_call
 from golemp2p.payment.messages import notice_message
 from golemp2p.storage import payment_notices as repo
 from golemp2p.storage.payment_notices import StoredPayment
 from golemp2p.wire.p2p import payment as wire
 from tests.unit.payment.test_peers import invoice_of, offer
 from tests.unit.payment.test_service import AG1, NOTE, bill
-from tests.unit.payment.world import DOMAIN, World, glm, open_world
+from tests.unit.payment.world import DOMAIN, TOKEN, World, glm, open_world
 
 
 def note_of(world: World) -> Document:
@@ -80,6 +82,30 @@ async def test_open_payment_notices_of_a_peer_are_bounded(
         payments = await world.provider.service.payments()
         assert {p.state for p in payments} == {repo.REFUSED}, "every one had its turn"
         await handler(key.peer_id, body)
+
+
+async def test_notices_that_the_chain_refuses_are_not_taken_without_end(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Of a transaction that pays nothing each is refused at once, and stays in the journal."""
+    monkeypatch.setattr(limits, "MAX_REFUSED_NOTICES", 5)
+    async with open_world() as world:
+        await bill(world, "1")
+        key, driver = world.requestor.key, world.requestor.driver
+        call = Call(TOKEN, transfer_call(key.address, 1), 100_000)
+        nothing = driver.sign(key, 0, call, Fees(10**10, 10**9))
+        await driver.broadcast(nothing.raw)
+        handler = world.provider.rpc.handlers[f"{wire.PROTOCOL} {wire.PAYMENT_NOTICE}"]
+        for number in range(6):
+            notice = replace(notice_of(world, number), transaction=nothing.hash)
+            body = notice_message(notice, key.sign(notice.digest(DOMAIN))).model_dump()
+            if number < 5:
+                await handler(key.peer_id, body)
+                await trio.sleep(100)
+                continue
+            with pytest.raises(PolicyError, match="not borne out by the chain"):
+                await handler(key.peer_id, body)
+        assert len(await world.provider.service.payments()) == 5
 
 
 def test_each_peer_has_its_turn_and_the_least_looked_at_goes_first() -> None:

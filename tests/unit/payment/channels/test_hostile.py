@@ -9,16 +9,18 @@ from dataclasses import replace
 import pytest
 import trio.testing
 
-from golemp2p.core.payment import Side
+from golemp2p.core.payment import PaymentNotice, Side
 from golemp2p.core.payment.vouchers import CLOSED
 from golemp2p.identity.keys import NodeKey
+from golemp2p.payment.channels.booking import payment_id
 from golemp2p.payment.drivers.base import Log
+from golemp2p.payment.messages import notice_message
 from golemp2p.storage import channels as repo
 from golemp2p.storage.channels import channels as channel_table
 from golemp2p.wire.p2p import channels as wire
-from golemp2p.wire.p2p.payment import PROTOCOL
+from golemp2p.wire.p2p.payment import PAYMENT_NOTICE, PROTOCOL
 from tests.unit.payment.channels.world import GRACE_S, INVOICE, SETTINGS, World, open_channels, until
-from tests.unit.payment.world import PLATFORM, glm, table_count
+from tests.unit.payment.world import DOMAIN, PLATFORM, glm, table_count
 
 Virtual = trio.testing.MockClock  # time that runs by itself: an hour takes a moment
 
@@ -88,6 +90,32 @@ async def test_the_deposit_comes_back_from_a_provider_that_never_sent_its_invoic
             return world.tokens(world.requestor) == glm("100")
 
         await until(back)
+
+
+async def test_a_payers_notice_cannot_take_the_place_of_the_claim_that_it_foresees(autojump_clock: Virtual) -> None:
+    """The id of a claim's payment follows from the channel and the sum: a payer can send a notice with it first."""
+    async with open_channels() as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "1")
+        await world.vouched("1")
+        channel, key = await world.provider.channel(Side.PAYEE), world.requestor.key
+        notice = PaymentNotice(
+            id=payment_id(channel.id, glm("6")),
+            payer=channel.payer,
+            payee=channel.payee,
+            platform=PLATFORM,
+            transaction="0x" + "13" * 32,
+            shares=((agreement.id, glm("0.5")),),
+            document_ids=(),
+            paid_at_ms=1,
+        )
+        body = notice_message(notice, key.sign(notice.digest(DOMAIN))).model_dump()
+        handlers = world.provider.rpc.handlers
+        await handlers[f"{PROTOCOL} {PAYMENT_NOTICE}"](key.peer_id, body)
+        invoice = await world.bill(agreement.id, "6", kind=INVOICE)
+        await world.settled(INVOICE, invoice)
+        (payment,) = await world.provider.service.payments()
+        assert (payment.notice.amount, payment.state) == (glm("6"), "confirmed")
 
 
 async def announce(world: World, salt: bytes) -> None:
