@@ -63,7 +63,10 @@ def _different_names(entries: list[NetworkEntry]) -> list[NetworkEntry]:
 
 
 def _amount(text: str) -> str:
-    parse_amount(text)
+    try:
+        parse_amount(text)
+    except UsageError as exc:  # as a ValueError it is told with the key that it stands at
+        raise ValueError(exc.message) from exc
     return text
 
 
@@ -235,7 +238,7 @@ def load_settings(path: Path, overrides: dict[str, dict[str, Any]] | None = None
         # A payment network's URL may hold a key.
         got = "" if where.startswith("payment.networks") else f" (got {first.get('input')!r:.80})"
         raise UsageError(
-            f"setting {where}: {first['msg']}{got}",
+            f"setting {where}: {first['msg'].removeprefix('Value error, ')}{got}",
             hint=f"look at {path} and at GOLEMP2P_{where.upper().replace('.', '__')}",
         ) from exc
     return settings

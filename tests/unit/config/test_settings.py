@@ -50,6 +50,8 @@ def test_other_variables_of_golemp2p_are_no_settings(file: Path, monkeypatch: py
         ("[provider]\nmax_activities = 0\n", "provider.max_activities"),
         ("version = 2\n", "version"),
         ("[payment]\nauto_accept_after_s = -1\n", "payment.auto_accept_after_s"),
+        ('[payment.caps]\nper_day = "much"\n', "payment.caps.per_day: amount 'much' is not a decimal number"),
+        ('[payment.channels]\ndeposit = "-1"\n', "payment.channels.deposit: amount '-1'"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(file: Path, text: str, complaint: str) -> None:
