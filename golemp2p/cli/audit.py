@@ -39,6 +39,8 @@ def export(
     from golemp2p.storage.export import open_snapshot, write_export
 
     where = locations_of(data_dir)
+    if not where.keystore.exists():  # before a password is asked for
+        raise UsageError(f"there is no node in {where.data}", hint="say where: --data-dir")
     key = unlock_keystore(where.keystore, read_password(password_file, where))
     with open_snapshot(where.database) as connection:
         try:
@@ -147,7 +149,10 @@ def _show(report: Report) -> None:
     facts(
         [
             ("node", header.node),
-            ("signed for", f"network {header.domain.network}, chain {header.domain.chain_id}"),
+            (
+                "signed for",
+                f"network {header.domain.network}, chain {header.domain.chain_id}" if header.domain.network else "-",
+            ),
             ("about", header.agreement_id or "all agreements"),
             ("entries", report.entries),
         ]

@@ -107,7 +107,10 @@ def lines_of(data: IO[bytes]) -> Iterator[str]:
 
 def parse_header(line: str) -> Header:
     """The first line, its signature checked. Raises RemoteProtocolError."""
-    found = parse_object(line)
+    try:
+        found = parse_object(line)
+    except RemoteProtocolError as exc:
+        raise RemoteProtocolError(f"this is not an exported journal: its first line is {exc.message}") from exc
     if found.get("format") != FORMAT:
         raise RemoteProtocolError(f"this is not an exported journal: its first line has no format {FORMAT!r}")
     _require_fields(found, Header(Domain("", 0), PeerId(""), "", 0, GENESIS, 0, GENESIS, 0).line)
