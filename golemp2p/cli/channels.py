@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from golemp2p.client import NodeClient
 
 app = typer.Typer(help="Voucher channels: what is locked, vouched for and claimed.", no_args_is_help=True)
+_STATES = {"retired": "closing", "done": "closed"}
 Id = Annotated[str, typer.Argument(metavar="ID", help="The channel's id, or how it begins.")]
 
 
@@ -32,7 +33,7 @@ def list_channels(
         (
             c.id[:18],
             c.side,
-            c.state if c.closes is None else f"{c.state}, closes {c.closes:%Y-%m-%d %H:%M}",
+            _STATES.get(c.state, c.state) if c.closes is None else f"closing, until {c.closes:%Y-%m-%d %H:%M %Z}",
             c.payee if c.side == "payer" else c.payer,
             c.deposit,
             c.vouched,
@@ -73,6 +74,8 @@ async def _find(client: NodeClient, begins: str, side: str) -> str:
 
     found = [c.id for c in await client.channels.channels() if c.side == side and c.id.startswith(begins.lower())]
     if len(found) != 1:
-        what = "no channel" if not found else f"{len(found)} channels"
-        raise UsageError(f"{what} of this node as {side} begin with {begins[:80]}", hint="see payment channels list")
+        what = "no channel" if not found else f"more than one channel ({len(found)})"
+        raise UsageError(
+            f"{what} of this node as {side} begins with {begins[:80]}", hint="see: golemp2p payment channels list"
+        )
     return found[0]

@@ -88,7 +88,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: st
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(*columns, title=title, title_justify="left")
+    drawn = Table(title=title, title_justify="left")
+    for column in columns:
+        drawn.add_column(column, overflow="fold")  # half a hash is of no use
     for row in rows:
         drawn.add_row(*(str(cell) for cell in row))
     width = None if sys.stdout.isatty() else 200

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from golemp2p.cli import channels, wallet
 from golemp2p.cli.common import ApiUrl, AppKeyOption, AsJson, DataDir, echo, echo_json, table, with_client
+from golemp2p.errors import UsageError
 
 if TYPE_CHECKING:
     from golemp2p.client import NodeClient
     from golemp2p.wire.rest.payment import Balance
-    from golemp2p.wire.rest.wallet import SettlementStatus
+    from golemp2p.wire.rest.wallet import Endpoint, SettlementStatus
 
+T = TypeVar("T")
 app = typer.Typer(help="Balances, bills, payments, networks.", no_args_is_help=True)
 app.add_typer(channels.app, name="channels")
 Network = Annotated[str | None, typer.Option("--network", help="Only this payment network.", show_default=False)]
@@ -36,7 +38,7 @@ def status(
 
     balances, states = with_client(data_dir, api_url, app_key, fetch)
     by_platform = {s.platform: s for s in states}
-    shown = [(b, by_platform[b.platform]) for b in balances if _fits(b.platform, network)]
+    shown = _of([(b, by_platform[b.platform]) for b in balances if _fits(b.platform, network)], network)
     if as_json:
         echo_json([{**b.to_json(), **s.to_json(), **_problem(b, s)} for b, s in shown])
         return
@@ -77,7 +79,7 @@ def _show_details(s: SettlementStatus) -> None:
     if s.endpoints and (s.problem or any(e.problem for e in s.endpoints)):
         table(
             ("endpoint", "head", "ms", "problem"),
-            [(e.host, e.head or "-", f"{e.latency_ms:g}", e.problem or "-") for e in s.endpoints],
+            [(e.host, e.head or "-", f"{e.latency_ms:g}", _problem_of(e)) for e in s.endpoints],
             title=f"{s.platform}: endpoints",
         )
 
@@ -91,7 +93,7 @@ def balance(
     as_json: AsJson = False,
 ) -> None:
     """What the node's account holds on each network."""
-    found = with_client(data_dir, api_url, app_key, lambda c: c.payment.balances(network=network))
+    found = _of(with_client(data_dir, api_url, app_key, lambda c: c.payment.balances(network=network)), network)
     if as_json:
         echo_json([b.to_json() for b in found])
     else:
@@ -109,19 +111,19 @@ def networks(
 ) -> None:
     """The node's payment networks: token, contracts, endpoints, when a payment is final."""
     found = with_client(data_dir, api_url, app_key, lambda c: c.wallet.networks())
-    found = [n for n in found if _fits(n.platform, network)]
+    found = _of([n for n in found if _fits(n.platform, network)], network)
     if as_json:
         echo_json([n.to_json() for n in found])
         return
     for n in found:
-        hosts = ", ".join(e.host + (f" ({e.problem})" if e.problem else "") for e in n.endpoints) or "-"
+        hosts = ", ".join(e.host + (f" ({_problem_of(e)})" if e.problem else "") for e in n.endpoints) or "-"
         rows = [
             ("chain", n.chain_id),
             ("account", n.address),
             ("token", f"{n.token} ({n.symbol})"),
             *((name, address) for name, address in n.contracts.items()),
             ("endpoints", hosts + (f"; {n.quorum} must agree" if n.quorum > 1 else "")),
-            ("final", f"{n.confirmations} blocks" + (" and the chain's tag" if n.finality == "finalized" else "")),
+            ("final", _blocks(n.confirmations) + (" and the chain's tag" if n.finality == "finalized" else "")),
             ("fee cap", f"{n.max_fee_gwei:g} gwei"),
             (f"{n.coin} and {n.symbol}", n.faucet_hint or "-"),
         ]
@@ -159,7 +161,7 @@ def history(
         (
             f"{m.timestamp:%Y-%m-%d %H:%M:%S}",
             m.direction,
-            m.what if m.what == "payment" else m.what.partition(" ")[0],
+            m.what if m.other is None else m.what.partition(" ")[0],  # the other side has a column
             m.amount,
             m.other or "-",
             m.state + (f": {m.problem}" if m.problem else ""),
@@ -169,6 +171,24 @@ def history(
         for m in found
     ]
     table(("time", "", "what", "amount", "other side", "state", "fee", "transaction"), rows)
+
+
+def _of(found: list[T], network: str | None) -> list[T]:
+    """Raises UsageError when a network was named and nothing fits it: an empty answer would look like "all is well"."""
+    if network is not None and not found:
+        raise UsageError(
+            f"this node has no payment network {network}", hint="golemp2p payment networks shows those that it has"
+        )
+    return found
+
+
+def _problem_of(endpoint: Endpoint) -> str:
+    """Without the host, which stands beside it."""
+    return (endpoint.problem or "-").removeprefix(f"{endpoint.host} ")
+
+
+def _blocks(number: int) -> str:
+    return f"{number} block" + ("s" if number > 1 else "")
 
 
 def _fits(platform: str, network: str | None) -> bool:

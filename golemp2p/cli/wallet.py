@@ -41,7 +41,9 @@ NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is
 Key = Annotated[
     str | None,
     typer.Option(
-        "--key", help="Name of this request: given twice, it is sent once. Default: a new one.", show_default=False
+        "--key",
+        help="Name of this request (8 to 100 letters, digits, . _ -): given twice, sent once. Default: a new one.",
+        show_default=False,
     ),
 ]
 
@@ -67,7 +69,11 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Write a payment network into the settings; the node reads them when it starts."""
+    from golemp2p.networks import builtin_profile
+
     where = locations_of(data_dir)
+    if not where.config.parent.is_dir():
+        raise UsageError(f"there is no node in {where.data}", hint="make one with: golemp2p init")
     added = add_network(where.config, network, rpc or [], token)
     running = where.running.exists()
     if as_json:
@@ -76,7 +82,11 @@ def init(
     say(f"{network} is in {where.config}" + ("" if added else " already"))
     if added:
         say("start the node again to use it" if running else "golemp2p run uses it")
-        say(f"then: golemp2p payment fund --network {network}")
+        known = builtin_profile(network)
+        if known is not None and known.mint is not None:
+            say(f"then: golemp2p payment fund --network {network}")
+        if known is not None and known.faucet_hint:
+            say(known.faucet_hint)
 
 
 def add_network(config: Path, network: str, urls: list[str], token: str | None) -> bool:
@@ -125,7 +135,8 @@ def first_message(error: ValueError) -> str:
 
     if isinstance(error, ValidationError):
         first = error.errors(include_input=False, include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".lstrip(": ")
+        why = first["msg"].removeprefix("Value error, ")
+        return f"{'.'.join(map(str, first['loc']))}: {why}".lstrip(": ")
     return str(error)
 
 
@@ -141,11 +152,13 @@ def fund(
 ) -> None:
     """Take test tokens, where a network gives them away; says where its coin for fees comes from."""
 
+    request = _request(key)
+
     async def mint(client: NodeClient) -> OwnTransaction:
         chosen = network
         if chosen is None:
             chosen = next((n.network for n in await client.wallet.networks() if "mint" in n.contracts), None)
-        made = await client.wallet.mint(key=key or str(uuid.uuid4()), network=chosen, amount=amount)
+        made = await client.wallet.mint(key=request, network=chosen, amount=amount)
         return await _finished(client, made, no_wait=no_wait)
 
     _show_result(with_client(data_dir, api_url, app_key, mint), as_json=as_json)
@@ -164,7 +177,7 @@ def send(
     as_json: AsJson = False,
 ) -> None:
     """Send tokens of the node's account, through the settlement engine and within the spending caps."""
-    request = key or str(uuid.uuid4())
+    request = _request(key)
     if dry_run:
         planned = with_client(
             data_dir, api_url, app_key, lambda c: c.wallet.preview_send(to, amount, key=request, network=network)
@@ -179,6 +192,13 @@ def send(
         return await _finished(client, made, no_wait=no_wait)
 
     _show_result(with_client(data_dir, api_url, app_key, order), as_json=as_json)
+
+
+def _request(key: str | None) -> str:
+    """The caller's name of a request, or a new one. Raises UsageError."""
+    if key is not None and not re.fullmatch(r"[A-Za-z0-9._-]{8,100}", key):
+        raise UsageError(f"--key {key[:100]!r} is not 8 to 100 letters, digits, dots, underscores, dashes")
+    return key or str(uuid.uuid4())
 
 
 def settle(

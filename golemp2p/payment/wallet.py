@@ -28,7 +28,7 @@ from golemp2p.payment.drivers.transactions import mint_call, transfer_call
 from golemp2p.payment.endpoints import EndpointStatus, HasEndpoints
 from golemp2p.payment.networks import PaymentNetwork
 from golemp2p.payment.ports import Context
-from golemp2p.payment.settlement import Planned, SettlementEngine
+from golemp2p.payment.settlement import OutOfTokensError, Planned, SettlementEngine
 from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment_notices as notices
 from golemp2p.storage import payment_settlement as repo
@@ -130,13 +130,16 @@ class Wallet:
         if network.mint is None:
             hint = network.faucet_hint or f"send {network.symbol} and {network.coin} to {self._context.purse.address}"
             raise UsageError(f"nobody gives away tokens of {network.name}", hint=hint)
+        if amount is not None and amount <= 0:
+            raise UsageError("the amount is not more than zero")
         if network.mint_kind == "faucet":
             if amount is not None:
                 raise UsageError(f"the faucet of {network.name} gives an amount of its own")
             data, what = FAUCET_CALL, f"take {network.symbol} from the faucet of {network.name}"
         else:
-            data = mint_call(self._context.purse.address, amount or MINTED)
-            what = f"mint {format_amount(amount or MINTED)} {network.symbol}"
+            given = MINTED if amount is None else amount
+            data = mint_call(self._context.purse.address, given)
+            what = f"mint {format_amount(given)} {network.symbol}"
         return Order(f"mint-{key}", platform, network.mint, data, Amount(0), what, {"kind": "mint"})
 
     async def deployments(self, platform: str) -> list[Deployment]:
@@ -169,13 +172,18 @@ class Wallet:
         return Order(f"deploy-{key}", platform, contracts.DEPLOYER, data, Amount(0), what, {"kind": "deploy"})
 
     async def preview(self, order: Order) -> Planned:
-        """What would be sent for it. Raises what stands in the way, NetworkError."""
+        """What would be sent for it. Raises what stands in the way, NetworkError.
+
+        The engine's hints are about what waits; here nothing was ordered.
+        """
         network = self._context.driver(order.platform).network
         try:
             with _deadline(order.platform):
                 planned = await self._engine.preview(order.platform, order=order)
         except OutOfGasFundsError as exc:
-            raise OutOfGasFundsError(exc.message, hint=network.faucet_hint or exc.hint) from exc
+            raise OutOfGasFundsError(exc.message, hint=network.faucet_hint or "send some to it first") from exc
+        except OutOfTokensError as exc:
+            raise OutOfTokensError(exc.message, hint="nothing was ordered; send tokens to it first") from exc
         if not planned:
             raise DeadlineError(
                 f"too many transactions of {order.platform} are under way", hint="look at: golemp2p payment status"
@@ -228,7 +236,7 @@ class Wallet:
             orders = order_repo.find_orders(connection, platform=platform)
             found = sorted([*map(_of_payment, payments), *map(_of_order, orders)], key=lambda m: m.at)[-limit:]
             fees = _fees(connection, [m.transaction for m in found if m.outgoing and m.transaction])
-            return [replace(m, fee_wei=fees.get(m.transaction or "")) for m in found]
+            return [replace(m, fee_wei=fees.get(m.transaction or "") if m.outgoing else None) for m in found]
 
         return await self._context.storage.run(read)
 

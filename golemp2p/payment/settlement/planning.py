@@ -307,9 +307,7 @@ class Planner:
                 continue
             if order.tokens and funds.today is not None and order.tokens > funds.today:
                 purse, platform, what = self._context.purse, driver.network.platform, f"{order.what}: "
-                plan.problems.append(
-                    purse.over_the_day(order.tokens, platform, funds.today, funds.opens_at, what=what)
-                )
+                plan.problems.append(purse.over_the_day(order.tokens, platform, funds.today, funds.opens_at, what=what))
                 continue
             call = Call(order.to, order.data, order.gas, order.value)
             if not call.gas:

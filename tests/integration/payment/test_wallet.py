@@ -122,6 +122,9 @@ async def test_test_tokens_are_minted_and_what_cannot_be_sent_is_refused_at_once
 
         poor = await bench.run("send", "--to", YOU, "--amount", "1000", fails=5)
         assert "lacks tglm" in poor.stderr
+        assert "nothing was ordered" in poor.stderr
+        assert "not more than zero" in (await bench.run("fund", "--amount", "0", fails=2)).stderr
+        assert "no payment network amyo" in (await bench.run("status", "--network", "amyo", fails=2)).stderr
         lost = await bench.run("send", "--to", bench.chain.token_address, "--amount", "1", fails=2)
         assert "is lost" in lost.stderr
         assert bench.proxy.calls["eth_sendRawTransaction"] == 1

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from golemp2p.cli.payment import _fits, _show_details
+from golemp2p.cli import wallet
+from golemp2p.cli.payment import _fits, _of, _show_details
 from golemp2p.cli.wallet import _show_planned
+from golemp2p.errors import UsageError
 from golemp2p.wire.rest.wallet import PlannedTransaction, SettlementStatus
 
 ENDPOINT = {"host": "rpc.example", "healthy": False, "problem": "rpc.example is busy", "latencyMs": 12.5, "head": 99}
@@ -76,7 +80,7 @@ def test_status_shows_what_waits_what_is_under_way_what_is_overdue_and_bad_endpo
         "30.5",
         "0x" + "ab" * 32,
         "i-1",
-        "rpc.example is busy",
+        "is busy",
     ):
         assert words in shown
 
@@ -112,6 +116,35 @@ def test_a_dry_run_shows_nonce_call_legs_gas_fees_cost_and_the_total(capsys: pyt
         assert words in shown
     _show_planned([], as_json=False)
     assert capsys.readouterr().out == "nothing to send\n"
+
+
+def test_an_unknown_network_is_an_error_not_an_empty_table() -> None:
+    assert _of([], None) == []
+    assert _of(["amoy"], "amoy") == ["amoy"]
+    with pytest.raises(UsageError, match="no payment network amyo"):
+        _of([], "amyo")
+
+
+def test_a_network_cannot_be_added_where_there_is_no_node(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no node in") as caught:
+        wallet.init(network="amoy", data_dir=tmp_path / "nowhere")
+    assert "golemp2p init" in caught.value.hint
+
+
+@pytest.mark.parametrize(("network", "told"), [("amoy", "payment fund"), ("polygon", "are bought")])
+def test_init_says_where_tokens_and_coin_come_from(
+    network: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wallet.init(network=network, data_dir=tmp_path)
+    said = capsys.readouterr().err
+    assert told in said
+    assert ("payment fund" in said) == (network == "amoy"), "nobody gives GLM away"
+
+
+@pytest.mark.parametrize("key", ["short", "with space", "x" * 101])
+def test_a_key_of_a_request_that_the_node_would_refuse_is_explained(key: str) -> None:
+    with pytest.raises(UsageError, match="8 to 100 letters"):
+        wallet._request(key)
 
 
 def test_a_network_is_named_by_itself_or_by_its_platform() -> None:

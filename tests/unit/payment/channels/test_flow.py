@@ -56,6 +56,9 @@ async def test_vouchers_take_the_place_of_debts_and_one_claim_settles_both_books
         assert [p.notice.amount for p in paid] == [glm("6"), glm("6")]
         assert paid[0].notice.id == paid[1].notice.id
         assert paid[0].notice.transaction in world.chain.receipts
+        moved = {m.what.split()[0]: m for m in await world.provider.service.wallet.history()}
+        assert moved["claim"].fee_wei
+        assert moved["payment"].fee_wei is None, "the fee is told once"
 
 
 async def test_one_channel_serves_two_agreements_and_claims_pay_the_older_first(autojump_clock: Virtual) -> None:
