@@ -262,6 +262,9 @@ class Auditor:
             if not isinstance(leg, dict):
                 raise RemoteProtocolError("a leg is no object")
             require_fields(leg, "logIndex", "token", "from", "to", "amount")
+            require(
+                type(leg["logIndex"]) is int and isinstance(leg["token"], str), "a leg's event or token is malformed"
+            )
             require(leg["to"] == notice.message["payee"], "a transfer goes to somebody else")
             event = (body["chainId"], str(body["transaction"]), leg["logIndex"])
             require(event not in self._events, "a transfer has paid for something else before")

@@ -47,6 +47,7 @@ class Watcher:
         self._payee = payee
         self._due: dict[tuple[str, Side], float] = {}  # when to look next, in the clock of the event loop
         self._wanted: set[str] = set()  # to be looked at now
+        self._looked: dict[tuple[str, Side], float] = {}  # when, in the clock of the event loop
         self._failed: dict[tuple[str, Side], float] = {}  # until when nothing more is ordered for a channel
         self._pause_s: dict[str, float] = {}  # after a failed look, by platform
         self._behind: set[str] = set()  # more was claimed of them on the chain than their events have told us yet
@@ -108,8 +109,9 @@ class Watcher:
 
     def _next_look(self, channel: Channel) -> float:
         """When this channel is to be looked at next (event loop's clock)."""
-        if channel.id in self._wanted:
-            return -float("inf")
+        if channel.id in self._wanted:  # whoever asks for it: once a poll, so that no peer makes us ask without end
+            poll_s = self._parts.context.driver(channel.platform).network.poll_s
+            return self._looked.get((channel.id, channel.side), -float("inf")) + poll_s
         busy = channel.cumulative > channel.claimed and channel.deposit > 0
         busy = busy or (channel.side is Side.PAYER and channel.state is ChannelStatus.RETIRED)
         return self._due.get((channel.id, channel.side), -float("inf")) if busy else float("inf")
@@ -158,6 +160,7 @@ class Watcher:
                 self._failed[channel.id, channel.side] = trio.current_time() + limits.CHANNEL_ORDER_RETRY_S
             # Claims in blocks since the last final one are looked at as soon as that one is another.
             behind = state.claimed > after.claimed
+            self._looked[channel.id, channel.side] = trio.current_time()
             (self._behind.add if behind else self._behind.discard)(after.id)
             every_s = chain.driver.network.poll_s if behind else self._every_s(after)
             self._due[channel.id, channel.side] = trio.current_time() + every_s

@@ -1,12 +1,16 @@
-"""The settlement engine against chains and endpoints that would have it pay twice, or never again."""
+"""Settlement and audit against chains, endpoints and files that would have us pay twice, never again, or crash."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import trio
 
 from golemp2p.core.payment import DocumentKind, DocumentState, SlotState
+from golemp2p.core.payment.audit import Auditor
+from golemp2p.core.payment.auditbooks import Notice
+from golemp2p.errors import RemoteProtocolError
 from golemp2p.payment.drivers.base import BroadcastRefusedError
 from golemp2p.payment.drivers.fakechain import FakeChain, Pooled
 from golemp2p.storage import payment_settlement as repo
@@ -69,3 +73,15 @@ async def test_a_payment_that_a_reorganisation_took_back_after_it_was_final_does
         await accept(world, INVOICE, second, "1", allocation)
         await reaches(world.requestor, INVOICE, second, DocumentState.SETTLED)
         assert chain.tokens(TOKEN, world.provider.key.address) == glm("3")
+
+
+@pytest.mark.parametrize("field", ["logIndex", "token"])
+@pytest.mark.parametrize("value", [[1], {"a": 1}, None, True], ids=str)
+def test_an_exported_leg_of_the_wrong_kind_is_a_finding_and_no_crash(field: str, value: object) -> None:
+    """As text, the same event could also have been counted twice."""
+    auditor = Auditor.__new__(Auditor)
+    auditor._events = set()
+    leg = {"logIndex": 1, "token": "0x11", "from": "0x22", "to": "0x33", "amount": "5", field: value}
+    notice = Notice({"payee": "0x33", "amount": 5}, [])
+    with pytest.raises(RemoteProtocolError, match="malformed"):
+        auditor._check_legs(notice, {"legs": [leg], "chainId": 1, "transaction": "0x44"})

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import trio
 import trio.testing
 
 from golemp2p.core.payment import PaymentNotice, Side
@@ -140,3 +141,19 @@ async def test_a_peer_that_announces_channels_without_end_does_not_fill_the_disk
             await announce(world, secrets.token_bytes(32))
         assert await table_count(world.provider.storage, channel_table) <= 8
         assert (await world.approved("again")).id == "again"
+
+
+async def test_a_peer_that_tells_of_claims_without_end_does_not_make_us_ask_the_chain_each_time(
+    autojump_clock: Virtual,
+) -> None:
+    async with open_channels(provider=replace(SETTINGS, claim_threshold=glm("1000"))) as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "1")
+        await world.vouched("1")
+        await trio.sleep(30)
+        channel, rpc = await world.requestor.channel(Side.PAYER), world.provider.rpc
+        body = wire.ClaimedMessage(channel_id=channel.id, transaction="0x" + "13" * 32).model_dump()
+        world.chain.asked.clear()
+        for _ in range(100):  # in a second
+            await rpc.call(world.requestor.key.peer_id, PROTOCOL, wire.CLAIMED, body, timeout_s=5.0)
+        assert world.chain.asked.count("call") <= 1.1 / world.requestor.driver.network.poll_s + 2
