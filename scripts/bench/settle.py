@@ -152,6 +152,9 @@ async def send(
         signed = driver.sign(key, nonce + number, call, FEES)
         await driver.broadcast(signed.raw)
         hashes.append(signed.hash)
+    with trio.fail_after(60):  # anvil answers a broadcast before the transaction is in a block
+        while await chain.call("eth_getTransactionReceipt", hashes[-1]) is None:  # noqa: ASYNC110 - the chain tells nobody
+            await trio.sleep(0.005)
     seconds, gas = time.perf_counter() - began, 0
     for transaction in hashes:
         receipt = await chain.call("eth_getTransactionReceipt", transaction)
