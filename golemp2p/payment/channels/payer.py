@@ -296,7 +296,8 @@ class Payer:
             channel = repo.get_channel(connection, channel_id, Side.PAYER)
             if channel is None:
                 raise NotFoundError(f"no channel {channel_id[:80]} that this node pays through")
-            if channel.state is not ChannelStatus.LIVE:
+            failed = channel.state is ChannelStatus.RETIRED and not channel.close_at and channel.order is None
+            if channel.state is not ChannelStatus.LIVE and not failed:
                 return
             if channel.deposit == 0 and channel.fund_order is None:  # nothing was ever put in
                 repo.change_channel(connection, channel_id, Side.PAYER, state=ChannelStatus.DONE)

@@ -196,6 +196,8 @@ class Watcher:
             if channel.state is ChannelStatus.RETIRED:
                 if channel.close_at and channel.order is None:
                     await self._payer.finalize(self._parts.chain(platform), channel)
+                elif channel.order is None:  # the wish to close it never got to the chain
+                    await self._payer.close(channel.id)
             else:
                 busy = await context.storage.run(partial(_has_open_agreements, channel_id=channel.id))
                 await self._payer.keep(channel, busy=busy)

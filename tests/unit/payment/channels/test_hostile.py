@@ -10,11 +10,14 @@ import pytest
 import trio
 import trio.testing
 
+from golemp2p import limits
+from golemp2p.core.ids import Address
 from golemp2p.core.payment import PaymentNotice, Side
 from golemp2p.core.payment.vouchers import CLOSED
 from golemp2p.identity.keys import NodeKey
+from golemp2p.payment.channels import abi
 from golemp2p.payment.channels.booking import payment_id
-from golemp2p.payment.drivers.base import Log
+from golemp2p.payment.drivers.base import Call, CallRevertedError, Log
 from golemp2p.payment.messages import notice_message
 from golemp2p.storage import channels as repo
 from golemp2p.storage.channels import channels as channel_table
@@ -157,3 +160,24 @@ async def test_a_peer_that_tells_of_claims_without_end_does_not_make_us_ask_the_
         for _ in range(100):  # in a second
             await rpc.call(world.requestor.key.peer_id, PROTOCOL, wire.CLAIMED, body, timeout_s=5.0)
         assert world.chain.asked.count("call") <= 1.1 / world.requestor.driver.network.poll_s + 2
+
+
+async def test_a_close_that_failed_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, autojump_clock: Virtual) -> None:
+    """Else the deposit would stay in the contract for ever, and the owner's word would change nothing."""
+    async with open_channels() as world:
+        await world.approved()
+        honest, until_s = world.requestor.driver.estimate, trio.current_time() + 2 * limits.ORDER_PATIENCE_S
+
+        async def estimate(sender: Address, call: Call) -> int:
+            if call.data[:4] == abi.REQUEST_CLOSE and trio.current_time() < until_s:
+                raise CallRevertedError("the contract refuses (ordered by the test)")
+            return await honest(sender, call)
+
+        monkeypatch.setattr(world.requestor.driver, "estimate", estimate)
+        channel = await world.requestor.channel(Side.PAYER)
+        await world.requestor.service.channels.close(channel.id)
+
+        async def closing() -> bool:
+            return (await world.requestor.channel(Side.PAYER)).close_at not in (0, CLOSED)
+
+        await until(closing)
