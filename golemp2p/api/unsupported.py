@@ -15,8 +15,7 @@ from golemp2p.api.auth import current_caller
 from golemp2p.api.openapi import UNSUPPORTED_TAG, answers
 
 _SETTLEMENT: Final = (
-    "batches are the node's own: GET /golemp2p/v1/payment/status shows them,"
-    " POST /golemp2p/v1/payment/settle pays now"
+    "batches are the node's own: GET /golemp2p/v1/payment/status shows them, POST /golemp2p/v1/payment/settle pays now"
 )
 _DOCUMENTS: Final = "GET /payment-api/v1/debitNotes, /invoices and /payments have what there is"
 _QUERIES: Final = "property queries are not supported: an offer says all that it has"
