@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import structlog
@@ -14,7 +16,7 @@ from golemp2p.core.ids import Address, AllocationId, new_allocation_id
 from golemp2p.core.money import ZERO, Amount, format_amount
 from golemp2p.core.payment import ALLOCATION, AllocationEvent, AllocationState
 from golemp2p.core.payment.vouchers import CHANNEL, MODE, MODES
-from golemp2p.errors import ConflictError, GolemError, PolicyError, UsageError
+from golemp2p.errors import ConflictError, DeadlineError, GolemError, PolicyError, UsageError
 from golemp2p.payment import books
 from golemp2p.payment.drivers import deposits
 from golemp2p.payment.drivers.deposits import Deposit
@@ -74,7 +76,7 @@ class Allocations:
             deposit=None if deposit is None else str(deposit),
         )
         if deposit is not None:
-            with trio.fail_after(limits.DEPOSIT_CHECK_TIMEOUT_S):
+            with _deadline(deposit):
                 await deposits.check(driver, deposit, spender=own, total=total, timeout_at=timeout_at)
         balance = await self._balance(platform) if deposit is None else None
 
@@ -107,7 +109,7 @@ class Allocations:
             driver, locked = context.driver(allocation.platform), Deposit.stored(allocation.deposit)
             until = allocation.timeout_at if timeout_at is None else timeout_at
             wanted = allocation.total if total is None else total
-            with trio.fail_after(limits.DEPOSIT_CHECK_TIMEOUT_S):
+            with _deadline(locked):
                 await deposits.check(
                     driver,
                     locked,
@@ -215,6 +217,19 @@ class Allocations:
                 f" promised already: {format_amount(needed)} cannot be allocated",
                 hint=f"{format_amount(needed - free)} more is needed",
             )
+
+
+@contextmanager
+def _deadline(deposit: Deposit) -> Iterator[None]:
+    """An agent waits for it."""
+    try:
+        with trio.fail_after(limits.DEPOSIT_CHECK_TIMEOUT_S):
+            yield
+    except trio.TooSlowError:
+        raise DeadlineError(
+            f"the chain said nothing of deposit {deposit.id:#x} within {limits.DEPOSIT_CHECK_TIMEOUT_S:g} s",
+            hint="try again",
+        ) from None
 
 
 def _closing(allocation: Allocation, deposit: str) -> Order:

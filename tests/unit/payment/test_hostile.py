@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import trio
 
+from golemp2p.core.ids import Address
 from golemp2p.core.payment import DocumentKind, DocumentState, SlotState
 from golemp2p.core.payment.audit import Auditor
 from golemp2p.core.payment.auditbooks import Notice
-from golemp2p.errors import RemoteProtocolError
+from golemp2p.errors import DeadlineError, RemoteProtocolError
 from golemp2p.payment.drivers.base import BroadcastRefusedError
+from golemp2p.payment.drivers.deposits import Deposit
 from golemp2p.payment.drivers.fakechain import FakeChain, Pooled
 from golemp2p.storage import payment_settlement as repo
 from tests.unit.payment.test_parking import billed_by
@@ -85,3 +87,19 @@ def test_an_exported_leg_of_the_wrong_kind_is_a_finding_and_no_crash(field: str,
     notice = Notice({"payee": "0x33", "amount": 5}, [])
     with pytest.raises(RemoteProtocolError, match="malformed"):
         auditor._check_legs(notice, {"legs": [leg], "chainId": 1, "transaction": "0x44"})
+
+
+async def test_a_chain_that_is_silent_about_a_deposit_is_an_error_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    lock = Address("0x" + "10" * 20)
+    async with open_world(network=replace(NETWORK, lock=lock)) as world:
+
+        async def silent(*_: object, **__: object) -> bytes:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        monkeypatch.setattr(world.requestor.driver, "call", silent)
+        allocations = world.requestor.service.allocations
+        with pytest.raises(DeadlineError, match="deposit 0x7"):
+            await allocations.create(platform=NETWORK.platform, total=glm("1"), deposit=Deposit(lock, 7))
