@@ -207,6 +207,17 @@ class Payer:
                 f" channel to {channel.payee} is {format_amount(amount)}",
                 hint="send tokens to it, or lower payment.channels.deposit",
             )
+        if channel.fund_order is None:
+            # Else the order would wait for a day with more room, and lock the tokens for nobody.
+            room, opens_at = await context.storage.run(
+                lambda c: context.purse.room_today(c, channel.platform, now=context.clock())
+            )
+            if room is not None and amount > room:
+                refusal = context.purse.over_the_day(amount, channel.platform, room, opens_at)
+                raise ChannelNotFundedError(
+                    f"deposit of a payment channel to {channel.payee}: {refusal.message}",
+                    hint=f"lower payment.channels.deposit; or {refusal.hint}",
+                )
 
         def place(connection: Connection) -> Order:
             fresh = repo.get_channel(connection, channel.id, Side.PAYER)

@@ -16,8 +16,10 @@ from golemp2p.core.payment.vouchers import CLOSED, Voucher, VoucherDomain
 from golemp2p.errors import PolicyError, RemoteProtocolError, UsageError
 from golemp2p.identity.keys import NodeKey
 from golemp2p.payment.channels import abi
+from golemp2p.payment.channels.payer import ChannelNotFundedError
 from golemp2p.payment.purse import Caps
 from golemp2p.storage import channels as repo
+from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment_settlement as settlement_repo
 from golemp2p.storage.channels import Channel, ChannelStatus
 from tests.evm import account
@@ -336,6 +338,14 @@ async def test_a_cap_that_a_voucher_would_exceed_leaves_the_bill_unanswered(auto
         assert (await world.requestor.channel(Side.PAYER)).cumulative == glm("1")
         notes = await world.requestor.service.list_documents(NOTE)
         assert [n.state for n in notes] == [DocumentState.ACCEPTED, DocumentState.RECEIVED]
+
+
+async def test_a_deposit_above_the_days_cap_is_said_at_once_and_not_locked_tomorrow(autojump_clock: Virtual) -> None:
+    async with open_channels(caps=Caps(per_day=glm("5"))) as world:
+        with pytest.raises(ChannelNotFundedError, match=r"10 exceeds what may be spent .* today") as caught:
+            await world.approved()
+        assert "payment.caps.per_day" in caught.value.hint
+        assert await world.requestor.storage.run(order_repo.find_orders) == []
 
 
 async def test_what_a_channel_holds_is_not_promised_twice(autojump_clock: Virtual) -> None:
