@@ -123,9 +123,12 @@ def accept(
     after, due = after.schedule()
     parties = parties_of(stored)
     repo.put_ledger(connection, parties, after, before=before)
-    if due and (vouch is None or not vouch(connection, parties, due)):
+    if due:
         due_at = document.due_at_ms / 1000 if document.due_at_ms else None
         for deposit, amount in _by_deposit(connection, charges, charged).items():
+            # A voucher gives away the account's tokens: it cannot pay what a deposit is to pay.
+            if deposit is None and vouch is not None and vouch(connection, parties, amount):
+                continue
             settlement_repo.add_obligation(connection, parties, amount, now=now, due_at=due_at, deposit=deposit)
     stored = replace(
         stored,
@@ -142,15 +145,18 @@ def accept(
 
 
 def _by_deposit(connection: Connection, before: Sequence[Charge], after: Sequence[Charge]) -> dict[str | None, Amount]:
-    """What became payable, by the deposit that pays it; None: the account. A released allocation's is closed."""
+    """What became payable, by the deposit that pays it; None: the account.
+
+    A released allocation's deposit, too: it is not closed while something is reserved in it. The account was never
+    asked for this money, so no order of acceptances and releases may make it pay.
+    """
     spent = {charge.allocation: charge.spent for charge in before}
     result: dict[str | None, Amount] = {}
     for charge in after:
         grown = charge.spent - spent.get(charge.allocation, 0)
         if grown:
             (allocation,) = repo.find_allocations(connection, id=charge.allocation)
-            deposit = allocation.deposit if allocation.state is AllocationState.LIVE else None
-            result[deposit] = Amount(result.get(deposit, 0) + grown)
+            result[allocation.deposit] = Amount(result.get(allocation.deposit, 0) + grown)
     return result
 
 

@@ -16,10 +16,10 @@ from sqlalchemy.engine import Connection
 
 from golemp2p import limits
 from golemp2p.core.ids import Address, PeerId
-from golemp2p.core.money import Amount
+from golemp2p.core.money import ZERO, Amount
 from golemp2p.core.payment import Group, Obligation, SlotState
 from golemp2p.storage.orders import OrderState, orders
-from golemp2p.storage.payment import AmountText, Parties
+from golemp2p.storage.payment import AmountText, Parties, allocations, charges
 from golemp2p.storage.schema import metadata
 
 obligations = sa.Table(
@@ -163,9 +163,15 @@ def add_obligation(
 
 
 def deposit_in_use(connection: Connection, deposit: str) -> bool:
-    """Whether a debt is still to be paid from it."""
+    """Whether a debt is still to be paid from it, or something accepted that is not payable yet."""
     query = sa.select(obligations.c.id).where(obligations.c.deposit == deposit, ~obligations.c.settled).limit(1)
-    return connection.execute(query).first() is not None
+    reserved = (
+        sa.select(charges.c.agreement_id)
+        .join(allocations, allocations.c.id == charges.c.allocation_id)
+        .where(allocations.c.deposit == deposit, charges.c.reserved != ZERO)
+        .limit(1)
+    )
+    return connection.execute(query).first() is not None or connection.execute(reserved).first() is not None
 
 
 def unplanned_obligations(connection: Connection, platform: str) -> list[Obligation]:

@@ -183,7 +183,9 @@ class Payer:
         else:
             live = await context.storage.run(lambda c: books.live_allocations(c, now=context.clock()))
             named = set(agreement.allocations)
-            fitting = [a for a in live if a.platform == platform and (not named or a.id in named)]
+            # What is backed by somebody's deposit does not allow the account to lock its own tokens.
+            live = [a for a in live if a.deposit is None and a.platform == platform]
+            fitting = [a for a in live if not named or a.id in named]
             most, what = Amount(sum(a.remaining for a in fitting)), "what is left of the budget"
         if exposure > most:
             raise ChannelNotFundedError(

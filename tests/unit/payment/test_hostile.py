@@ -12,13 +12,14 @@ from golemp2p.core.payment import DocumentKind, DocumentState, SlotState
 from golemp2p.core.payment.audit import Auditor
 from golemp2p.core.payment.auditbooks import Notice
 from golemp2p.errors import DeadlineError, RemoteProtocolError
+from golemp2p.payment.drivers import deposits
 from golemp2p.payment.drivers.base import BroadcastRefusedError
 from golemp2p.payment.drivers.deposits import Deposit
 from golemp2p.payment.drivers.fakechain import FakeChain, Pooled
 from golemp2p.storage import payment_settlement as repo
 from tests.unit.payment.test_parking import billed_by
-from tests.unit.payment.test_service import accept, allocate, bill, reaches
-from tests.unit.payment.world import NETWORK, TOKEN, glm, open_world
+from tests.unit.payment.test_service import accept, allocate, bill, note, reaches
+from tests.unit.payment.world import NETWORK, TOKEN, clock, glm, open_world
 
 INVOICE = DocumentKind.INVOICE
 SLOW = replace(NETWORK, poll_s=5.0)
@@ -103,3 +104,32 @@ async def test_a_chain_that_is_silent_about_a_deposit_is_an_error_that_says_so(
         allocations = world.requestor.service.allocations
         with pytest.raises(DeadlineError, match="deposit 0x7"):
             await allocations.create(platform=NETWORK.platform, total=glm("1"), deposit=Deposit(lock, 7))
+
+
+async def test_a_program_cannot_have_the_account_pay_what_a_deposit_was_to_pay(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Notes are accepted from a deposit, which is given back; then the invoice is accepted from a budget of nearly
+    nothing: nobody has allowed the account to pay that."""
+
+    async def fine(*_: object, **__: object) -> None:
+        return None
+
+    monkeypatch.setattr(deposits, "check", fine)
+    lock = Address("0x" + "10" * 20)
+    async with open_world(network=replace(SLOW, lock=lock)) as world:
+        allocations = world.requestor.service.allocations
+        rich = await allocations.create(
+            platform=NETWORK.platform, total=glm("50"), deposit=Deposit(lock, 7), timeout_at=clock() + 9_000
+        )
+        first = await note(world, "50")
+        await accept(world, DocumentKind.DEBIT_NOTE, first, "50", rich.id)
+        await allocations.release(rich.id)
+        poor = await allocations.create(platform=NETWORK.platform, total=glm("0.001"))
+        invoice = await bill(world, "50")
+        await accept(world, INVOICE, invoice, "50", poor.id)
+        await trio.sleep(600)
+        assert world.tokens(world.requestor) == glm("100"), "the account's own"
+        (debt,) = await world.requestor.storage.run(lambda c: repo.unplanned_obligations(c, NETWORK.platform))
+        assert debt.deposit == str(Deposit(lock, 7))
+        assert await world.requestor.storage.run(lambda c: repo.deposit_in_use(c, str(Deposit(lock, 7))))

@@ -14,17 +14,20 @@ from golemp2p import limits
 from golemp2p.core.ids import Address
 from golemp2p.core.payment import PaymentNotice, Side
 from golemp2p.core.payment.vouchers import CLOSED
+from golemp2p.errors import PolicyError
 from golemp2p.identity.keys import NodeKey
 from golemp2p.payment.channels import abi
 from golemp2p.payment.channels.booking import payment_id
+from golemp2p.payment.drivers import deposits
 from golemp2p.payment.drivers.base import Call, CallRevertedError, Log
+from golemp2p.payment.drivers.deposits import Deposit
 from golemp2p.payment.messages import notice_message
 from golemp2p.storage import channels as repo
 from golemp2p.storage.channels import channels as channel_table
 from golemp2p.wire.p2p import channels as wire
 from golemp2p.wire.p2p.payment import PAYMENT_NOTICE, PROTOCOL
 from tests.unit.payment.channels.world import GRACE_S, INVOICE, SETTINGS, World, open_channels, until
-from tests.unit.payment.world import DOMAIN, PLATFORM, glm, table_count
+from tests.unit.payment.world import DOMAIN, PLATFORM, clock, glm, table_count
 
 Virtual = trio.testing.MockClock  # time that runs by itself: an hour takes a moment
 
@@ -181,3 +184,27 @@ async def test_a_close_that_failed_is_asked_for_again(monkeypatch: pytest.Monkey
             return (await world.requestor.channel(Side.PAYER)).close_at not in (0, CLOSED)
 
         await until(closing)
+
+
+async def test_a_budget_from_a_deposit_neither_locks_nor_vouches_the_accounts_own_tokens(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Virtual
+) -> None:
+    async def fine(*_: object, **__: object) -> None:
+        return None
+
+    monkeypatch.setattr(deposits, "check", fine)
+    for own in (None, glm("10")):
+        async with open_channels(requestor=replace(SETTINGS, deposit=own), budget="0.5") as world:
+            allocations, lock = world.requestor.service.allocations, Address("0x" + "10" * 20)
+            (small,) = await allocations.list_live()
+            await allocations.release(small.id)
+            end = clock() + 9_000
+            await allocations.create(platform=PLATFORM, total=glm("50"), deposit=Deposit(lock, 7), timeout_at=end)
+            if own is None:
+                with pytest.raises(PolicyError, match="what is left of the budget is 0"):
+                    await world.requestor.service.channels.prepare(world.agreement())
+                continue
+            agreement = await world.approved()
+            await world.bill(agreement.id, "5")
+            await trio.sleep(60)
+            assert (await world.requestor.channel(Side.PAYER)).cumulative == 0
