@@ -169,7 +169,7 @@ def test_a_provider_that_could_not_be_paid_is_refused_with_the_setting(tmp_path:
     assert golemp2p("init", "--data-dir", node, "--light-kdf", "--auto-unlock").returncode == 0
     done = golemp2p("run", "--data-dir", node, "--provider", "--rest", "127.0.0.1:0")
     assert done.returncode == 5
-    assert "[[payment.networks]]" in done.stderr
+    assert "golemp2p payment init --network" in done.stderr
     assert "Traceback" not in done.stderr
 
 
