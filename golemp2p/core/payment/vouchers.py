@@ -185,8 +185,9 @@ class Cover:
 
 
 def cover_of(state: ChannelState, cumulative: Amount, vouched: Amount) -> Cover:
-    """``vouched``: under one agreement, of the channel's ``cumulative``. What exceeds the deposit is no one's yet."""
-    beyond = max(0, cumulative - state.deposit)
+    """``vouched``: under one agreement, of the channel's ``cumulative``. What exceeds the deposit is no one's yet; in a
+    channel that is being closed only what was claimed is sure: the rest is a race, and a claim for each voucher."""
+    beyond = max(0, cumulative - (state.deposit if state.is_open else state.claimed))
     return Cover(vouched, Amount(max(0, vouched - beyond)))
 
 

@@ -21,6 +21,7 @@ from golemp2p.core.payment.vouchers import (
     ChannelConfig,
     ChannelRules,
     ChannelState,
+    Cover,
     Share,
     Voucher,
     VoucherDomain,
@@ -170,3 +171,9 @@ def test_a_closing_channel_is_not_topped_up() -> None:
         check_top_up(ChannelState(Amount(1), ZERO, 7), Amount(1))
     with pytest.raises(UsageError, match="at most"):
         check_top_up(ChannelState(Amount(1)), Amount(2**96))
+
+
+def test_in_a_channel_that_is_being_closed_only_what_was_claimed_is_sure() -> None:
+    closing = ChannelState(Amount(10), Amount(2), close_at=5)
+    assert cover_of(closing, Amount(6), Amount(6)) == Cover(Amount(6), Amount(2))
+    assert cover_of(replace(closing, close_at=0), Amount(6), Amount(6)) == Cover(Amount(6), Amount(6))
