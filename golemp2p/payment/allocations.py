@@ -189,7 +189,7 @@ class Allocations:
                 if self._context.driver(platform).network.channels is None:
                     raise PolicyError(
                         f"payment.mode is channel, but {platform} has no channel contract",
-                        hint="golemp2p payment deploy puts it there and into the settings; or set payment.mode to batch",
+                        hint="golemp2p payment deploy puts it there and into the settings; or payment.mode = batch",
                     )
             properties.append((MODE, CHANNEL))
             constraints.append(f"({MODES}={CHANNEL})")
