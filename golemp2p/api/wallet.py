@@ -120,6 +120,13 @@ def _add_transactions(router: APIRouter, service: PaymentService) -> None:
         found = await wallet.order(key, timeout_s=timeout)
         return JSONResponse(_own(found, network_of(found.platform)).to_json())
 
+    @router.delete("/transactions/{key}", response_model=rest.OwnTransaction, responses=answers(404, 409))
+    async def cancel(key: str, me: Me) -> JSONResponse:
+        """Withdraw one that has not been sent (the owner's key)."""
+        require_owner(me)
+        found = await wallet.cancel(key)
+        return JSONResponse(_own(found, network_of(found.platform)).to_json())
+
     @router.post("/settle", response_model=list[rest.PlannedTransaction], responses=answers(404, 408))
     async def settle(body: rest.Settle, me: Me, dry_run: DryRun = False) -> JSONResponse:
         """Pay all that is owed now, without waiting for due dates and sizes; what that sends."""

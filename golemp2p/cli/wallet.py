@@ -53,6 +53,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: golemp2p payment fund --network amoy")(fund)
     app.command(epilog="Example: golemp2p payment send --to 0x… --amount 1.5 --network polygon --dry-run")(send)
     app.command(epilog="Example: golemp2p payment settle --now --network polygon")(settle)
+    app.command(epilog="Example: golemp2p payment cancel send-rent-2026-11")(cancel)
     app.command(epilog="Example: golemp2p payment deploy --network amoy --dry-run")(deploy)
 
 
@@ -199,6 +200,21 @@ def _request(key: str | None) -> str:
     if key is not None and not re.fullmatch(r"[A-Za-z0-9._-]{8,100}", key):
         raise UsageError(f"--key {key[:100]!r} is not 8 to 100 letters, digits, dots, underscores, dashes")
     return key or str(uuid.uuid4())
+
+
+def cancel(
+    transaction: Annotated[str, typer.Argument(help="Its id, as send and history show it.")],
+    data_dir: DataDir = None,
+    api_url: ApiUrl = None,
+    app_key: AppKeyOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Withdraw a transaction that was ordered and not sent yet."""
+    found = with_client(data_dir, api_url, app_key, lambda c: c.wallet.cancel(transaction))
+    if as_json:
+        echo_json(found.to_json())
+    else:
+        say(f"{found.what}: withdrawn")
 
 
 def settle(

@@ -72,6 +72,11 @@ class WalletApi:
         )
         return rest.OwnTransaction.model_validate(found)
 
+    async def cancel(self, transaction: str) -> rest.OwnTransaction:
+        """Withdraw one that has not been sent. Raises ConflictError."""
+        found = await self._session.request("DELETE", f"{_PREFIX}/transactions/{transaction}")
+        return rest.OwnTransaction.model_validate(found)
+
     async def settle(self, *, network: str | None = None, dry_run: bool = False) -> list[rest.PlannedTransaction]:
         """Pay all that is owed now; what that sends."""
         found = await self._post("settle", {"network": network}, dry_run=dry_run)

@@ -220,6 +220,22 @@ class Wallet:
             raise NotFoundError(f"no order {key[:200]} here")
         return found
 
+    async def cancel(self, key: str) -> Order:
+        """Withdraw one that waits. Raises NotFoundError, ConflictError (it was sent, or is done)."""
+        order = await self.order(key)
+
+        def withdraw(connection: Connection) -> bool:
+            now = order_repo.get_order(connection, key)
+            if now is None or now.state is not OrderState.WAITING:
+                return False
+            order_repo.mark_order(connection, key, OrderState.FAILED, problem="withdrawn by the owner")
+            return True
+
+        if not await self._context.storage.run(withdraw):
+            raise ConflictError(f"{order.what} is {(await self.order(key)).state}: it cannot be withdrawn")
+        self._context.orders.tell()
+        return await self.order(key)
+
     async def settle(self, platform: str, *, dry_run: bool) -> list[Planned]:
         """Pay all that is owed without waiting for due dates and sizes; what that means now. Raises NetworkError."""
         with _deadline(platform):

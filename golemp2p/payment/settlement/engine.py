@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from golemp2p import limits
 from golemp2p.core.money import Amount
 from golemp2p.core.payment import Side, SlotState
-from golemp2p.errors import GolemError, NotFoundError, PolicyError
+from golemp2p.errors import ConflictError, GolemError, NotFoundError, PolicyError
 from golemp2p.payment.drivers.base import ChainDriver
 from golemp2p.payment.ports import Context
 from golemp2p.payment.purse import DAY_S
@@ -44,6 +44,7 @@ class SettlementEngine:
         self._checkpoint = checkpoint
         self._running: set[str] = set()
         self._problems: dict[str, str] = {}
+        self._held: dict[str, str] = {}  # all that the last step found in the way
         self._next_at: dict[str, float] = {}
         self._rolled_over: dict[str, Amount] = {}
         self._forced: set[str] = set()
@@ -73,7 +74,7 @@ class SettlementEngine:
                     self._note(platform, "")
                     pause_s, wait_s = limits.SETTLEMENT_RETRY_S, self._context.driver(platform).network.poll_s
                 except GolemError as exc:
-                    self._note(platform, str(exc))
+                    self._note(platform, self._held.pop(platform, "") or str(exc))
                     left, wait_s = BUSY, pause_s
                     pause_s = min(limits.SETTLEMENT_RETRY_MAX_S, 2 * pause_s)
                     if isinstance(exc, PolicyError) and await self._awaits_chain(platform):
@@ -100,7 +101,7 @@ class SettlementEngine:
             self._problems[platform] = problem
 
     async def step(self, platform: str) -> Left:
-        """Push everything on one platform as far as it goes now. Raises what stands in the way."""
+        """Push everything on one platform as far as it goes now. Raises the first thing that stands in the way."""
         driver = self._context.driver(platform)
         problems = await self._advance_all(driver)
         plan = await self._planner.plan(driver, force=platform in self._forced)
@@ -116,6 +117,7 @@ class SettlementEngine:
         if not (plan.choice.groups or plan.planned):
             self._forced.discard(platform)
         if problems:
+            self._held[platform] = _all_of(problems)
             raise problems[0]
         # News that came meanwhile is seen by the loop; what is owed beyond the plan waits for room, so slots are open.
         open_slots = await self._context.storage.run(lambda c: repo.find_slots(c, platform, states=OPEN_SLOTS))
@@ -154,7 +156,7 @@ class SettlementEngine:
             await self._reached("planned")
             try:
                 await context.storage.run(partial(self._sign, driver=driver, planned=planned, nonce=nonce))
-            except PolicyError as exc:  # a spending cap
+            except (PolicyError, ConflictError) as exc:  # a spending cap; withdrawn meanwhile
                 problems.append(exc)
                 continue
             await self._reached("signed")
@@ -163,6 +165,9 @@ class SettlementEngine:
     def _sign(self, connection: Connection, driver: ChainDriver, planned: Planned, nonce: int) -> None:
         network, now, call = driver.network, self._context.clock(), planned.call
         if planned.order is not None:
+            order = order_repo.get_order(connection, planned.order.key)
+            if order is None or order.state is not OrderState.WAITING:
+                raise ConflictError(f"order {planned.order.key} was withdrawn")
             order_repo.mark_order(connection, planned.order.key, OrderState.SENT)
             spends = [Spend(network.platform, "", planned.amount, planned.batch_id)] if planned.amount else []
         else:
@@ -280,3 +285,10 @@ class SettlementEngine:
             versions[0].max_fee,
             slot.created_at,
         )
+
+
+def _all_of(problems: list[GolemError]) -> str:
+    """In one line; each once."""
+    texts = list(dict.fromkeys(str(problem) for problem in problems))
+    more = len(texts) - limits.MAX_SHOWN_PROBLEMS
+    return "; ".join(texts[: limits.MAX_SHOWN_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")

@@ -14,7 +14,7 @@ from golemp2p import limits
 from golemp2p.core.ids import Address, AllocationId, DocumentId
 from golemp2p.core.money import Amount
 from golemp2p.core.payment import Cycle, DocumentKind, DocumentState, Fees, SlotState
-from golemp2p.errors import NotFoundError
+from golemp2p.errors import ConflictError, NotFoundError
 from golemp2p.identity.keys import NodeKey
 from golemp2p.payment import PaymentNetwork, PaymentSettings
 from golemp2p.payment.drivers import transactions as calls
@@ -310,6 +310,35 @@ async def test_an_order_that_its_contract_refuses_is_tried_for_a_while_and_then_
         done = await world.requestor.service.settlement.wait_order("k2")
         assert done.state is OrderState.FAILED
         assert "reverted" in done.problem
+
+
+async def test_an_order_that_waits_can_be_withdrawn_and_one_that_was_sent_cannot(autojump_clock: object) -> None:
+    async with batch_world() as world:
+        wallet = world.requestor.service.wallet
+        await place(world, an_order(world, "big", amount="2000"))
+        await trio.sleep(100)
+        assert "lacks" in (await status(world)).problem
+        assert (await wallet.cancel("big")).problem == "withdrawn by the owner"
+        world.chain.fund(world.requestor.key.address, TOKEN, glm("5000"))
+        await place(world, an_order(world))
+        await world.requestor.service.settlement.wait_order("k1")
+        with pytest.raises(ConflictError, match="cannot be withdrawn"):
+            await wallet.cancel("k1")
+        await trio.sleep(200)
+        assert world.tokens(world.provider) == glm("3")
+        assert (await status(world)).problem == ""
+
+
+async def test_all_that_is_in_the_way_is_shown(autojump_clock: object) -> None:
+    async with batch_world() as world:
+        allocation = await allocate(world, "100")
+        owed = await owe(world, "1", allocation=allocation)
+        world.chain.refused.add(owed[0][0].address)
+        await place(world, an_order(world, "big", amount="2000"))
+        await trio.sleep(100)
+        problem = (await status(world)).problem
+        assert "refused recipient" in problem
+        assert "lacks tglm to send tokens" in problem
 
 
 async def test_caps_hold_where_money_is_signed_and_open_again_by_themselves(
