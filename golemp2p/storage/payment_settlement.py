@@ -280,6 +280,20 @@ def find_slots(connection: Connection, platform: str | None = None, *, states: S
     return _slots(connection, *where)
 
 
+def account_slots(connection: Connection, chain_id: int, account: Address) -> list[Slot]:
+    """All that this account ever sent, by nonce."""
+    return _slots(connection, slots.c.chain_id == chain_id, slots.c.account == account)
+
+
+def known_transactions(connection: Connection, hashes: Sequence[str]) -> set[str]:
+    """Which of these we signed (whatever version of a slot it is)."""
+    found: set[str] = set()
+    for start in range(0, len(hashes), 500):  # below SQLite's limit of variables
+        query = sa.select(versions.c.hash).where(versions.c.hash.in_(hashes[start : start + 500]))
+        found.update(connection.execute(query).scalars())
+    return found
+
+
 def slots_of(connection: Connection, batch_id: str) -> list[Slot]:
     return _slots(connection, slots.c.batch_id == batch_id)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from golemp2p.core.eip712 import keccak256
 from golemp2p.core.ids import Address
 from golemp2p.core.money import Amount
-from golemp2p.core.payment import Fees, Market, MinedTransfers
+from golemp2p.core.payment import Fees, Leg, Market, MinedTransfers
 from golemp2p.errors import NetworkError
 from golemp2p.identity.keys import Signer
 from golemp2p.payment.drivers.base import (
@@ -19,7 +19,7 @@ from golemp2p.payment.drivers.base import (
     SignedTransaction,
 )
 from golemp2p.payment.drivers.fakechain import GAS, FakeChain, Pooled
-from golemp2p.payment.drivers.transactions import BATCH_DONE_SELECTOR, transfer_call
+from golemp2p.payment.drivers.transactions import BATCH_DONE_SELECTOR, TRANSFER_TOPIC, encode_address, transfer_call
 from golemp2p.payment.networks import GWEI, PaymentNetwork
 
 __all__ = ["FakeChain", "FakeDriver"]
@@ -97,11 +97,13 @@ class FakeDriver:
         self._ask("logs")
         found = []
         for number in range(max(0, first), min(last, self._chain.head().number) + 1):
+            block_hash = self._chain.block_hash(number)
             for mined in self._chain.blocks[number].mined:
-                for index, event in enumerate(mined.events):
-                    if mined.tx.call.to == address and _fits(event, topics):
-                        block_hash = self._chain.block_hash(number)
-                        found.append(Log(address, event, b"", number, block_hash, mined.tx.hash, 1000 + index))
+                events = [(mined.tx.call.to, event, 1000 + i) for i, event in enumerate(mined.events)]
+                events += [(leg.token, _transfer_event(leg), leg.log_index) for leg in mined.legs]
+                for contract, event, index in events:
+                    if contract == address and _fits(event, topics):
+                        found.append(Log(contract, event, b"", number, block_hash, mined.tx.hash, index))
         return found
 
     def sign(self, signer: Signer, nonce: int, call: Call, fees: Fees) -> SignedTransaction:
@@ -157,6 +159,10 @@ class FakeDriver:
         self._chain.calls.append(what)
         if self._chain.down:
             raise NetworkError(f"network {self._network.name} cannot be reached (ordered by the test)")
+
+
+def _transfer_event(leg: Leg) -> tuple[str, ...]:
+    return (TRANSFER_TOPIC, *("0x" + encode_address(party).hex() for party in (leg.sender, leg.recipient)))
 
 
 def keccak(raw: bytes) -> str:

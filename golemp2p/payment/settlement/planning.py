@@ -19,10 +19,12 @@ from golemp2p.payment.drivers.base import Call, CallRevertedError, ChainDriver, 
 from golemp2p.payment.drivers.deposits import Deposit
 from golemp2p.payment.ports import Context
 from golemp2p.payment.purse import SpendingCapError
+from golemp2p.payment.settlement.gaps import Gaps
 from golemp2p.payment.settlement.states import (
     FeesAboveCapError,
     OrderRefusedError,
     OutOfTokensError,
+    PaidBeforeError,
     PayeeParkedError,
     Planned,
 )
@@ -59,6 +61,7 @@ class _Funds:
 class Planner:
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._gaps = Gaps(context)
         self._contracts: dict[str, tuple[Mode, Address] | None] = {}  # by platform, once looked up
 
     async def plan(self, driver: ChainDriver, *, force: bool = False, only: Order | None = None) -> Plan:
@@ -84,6 +87,11 @@ class Planner:
         room = limits.MAX_SLOTS_IN_FLIGHT - len(open_slots)
         if not (orders or plan.choice.groups) or room <= 0:
             return plan
+        if plan.choice.groups and not force:
+            doubtful = await self._gaps.paid_before(driver, payable)
+            plan.problems += [_doubtful(debt, doubtful[debt.id]) for debt in payable if debt.id in doubtful]
+            sure = [debt for debt in payable if debt.id not in doubtful]
+            plan.choice = choose(net(sure, max_agreements=limits.MAX_NOTICE_SHARES), driver.network.cycle, now=now)
         fees = await self._fees(driver)
         account = context.purse.address
         unmined = [slot for slot in open_slots if slot.state is not SlotState.MINED]
@@ -343,6 +351,14 @@ class Planner:
         funds.room -= 1
         plan.planned.append(planned)
         return True
+
+
+def _doubtful(debt: Obligation, transaction: str) -> PaidBeforeError:
+    return PaidBeforeError(
+        f"{format_amount(debt.amount)} to {debt.payee} may be paid already: transaction {transaction} of this account,"
+        " which the database does not know, has paid that payee",
+        hint="is the database an older copy? golemp2p payment settle --now pays it all the same",
+    )
 
 
 def _parked(payee: Address, reason: str) -> PayeeParkedError:

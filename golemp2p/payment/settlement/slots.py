@@ -8,12 +8,12 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import Connection
 
-from golemp2p import limits
 from golemp2p.core.payment import SLOT, Fees, SlotEvent, SlotState, first_bid, next_bid
 from golemp2p.payment.drivers import transactions as calls
 from golemp2p.payment.drivers.base import BroadcastRefusedError, Call, ChainDriver, Receipt
 from golemp2p.payment.ports import Context
 from golemp2p.payment.settlement.closing import Closing
+from golemp2p.payment.settlement.gaps import blocks_of
 from golemp2p.payment.settlement.states import (
     Checkpoint,
     FeesAboveCapError,
@@ -213,12 +213,13 @@ class Slots:
         if int.from_bytes(answer[:32], "big") == 0:
             return None
         last = await driver.final_block()
+        age = blocks_of(driver.network, self._context.clock() - slot.created_at)
         topics = [
             calls.BATCH_PAID_TOPIC,
             "0x" + calls.encode_address(slot.account).hex(),
             "0x" + calls.on_chain_id(slot.batch_id).hex(),
         ]
-        found = await driver.logs(contract, topics, first=max(0, last - limits.BATCH_SEARCH_BLOCKS), last=last)
+        found = await driver.logs(contract, topics, first=max(0, last - age), last=last)
         if not found:
             raise NonceTakenError(
                 f"batch {slot.batch_id} is paid on the chain, by a transaction that cannot be found",

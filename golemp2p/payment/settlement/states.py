@@ -46,6 +46,12 @@ class NonceTakenError(PolicyError):
     code = "nonce_taken"
 
 
+class PaidBeforeError(PolicyError):
+    """A transaction of the account that the database does not know has paid this payee: an older copy owes again."""
+
+    code = "paid_before"
+
+
 class OrderRefusedError(PolicyError):
     """A contract refuses an ordered call now."""
 
