@@ -148,6 +148,7 @@ DEPOSIT_CHECK_TIMEOUT_S: Final = 20.0  # for the chain's word on a deposit: with
 AUTO_ACCEPT_AFTER_S: Final = 30.0  # agents answer within a second; silence this long means that they are gone
 MAX_SLOTS_IN_FLIGHT: Final = 4  # per account; pools of geth's family guarantee room for 16
 FEE_RECHECK_S: Final = 60.0  # until fees that were too high for a payout are looked at again
+STORAGE_RETRY_S: Final = 5.0  # until a task of payments begins again that the database failed
 MAX_SHOWN_PROBLEMS: Final = 3  # of one platform, in its status
 ORDER_PATIENCE_S: Final = 600.0  # a call that a contract refuses for so long is given up
 MIN_SEARCH_BLOCKS: Final = 1_000  # below the head, for transactions of ours that are not known here

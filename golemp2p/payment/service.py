@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -37,7 +37,7 @@ from golemp2p.payment.wallet import Wallet
 from golemp2p.storage import journal
 from golemp2p.storage import payment as repo
 from golemp2p.storage import payment_notices as notices
-from golemp2p.storage.engine import Storage
+from golemp2p.storage.engine import Storage, StorageError
 from golemp2p.storage.payment import PaymentEvent, StoredDocument
 from golemp2p.storage.payment_notices import StoredPayment
 from golemp2p.wire.p2p import payment as wire
@@ -121,12 +121,12 @@ class PaymentService:
         """Until cancelled. What a killed process left undone is taken up first."""
         await self._check_journal()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._outbox.run)
-            nursery.start_soon(self._answers.run)
-            nursery.start_soon(self._claims.run)
-            nursery.start_soon(self.settlement.run)
-            nursery.start_soon(self.overdue.run)
-            nursery.start_soon(self.channels.run)
+            nursery.start_soon(_over_bad_disks, "outbox", self._outbox.run)
+            nursery.start_soon(_over_bad_disks, "answers", self._answers.run)
+            nursery.start_soon(_over_bad_disks, "claims", self._claims.run)
+            nursery.start_soon(_over_bad_disks, "settlement", self.settlement.run)
+            nursery.start_soon(_over_bad_disks, "overdue", self.overdue.run)
+            nursery.start_soon(_over_bad_disks, "channels", self.channels.run)
             task_status.started()
 
     async def _check_journal(self) -> None:
@@ -305,3 +305,15 @@ def _is_of_session(connection: Connection, payment: StoredPayment, session_id: s
         for document_id in payment.notice.document_ids
         for document in repo.find_documents(connection, id=document_id)
     )
+
+
+async def _over_bad_disks(task: str, run: Callable[[], Awaitable[None]]) -> None:
+    """A full or locked disk ends no node: the task begins again after a pause, with what the tables say."""
+    while True:
+        try:
+            await run()
+        except* StorageError as group:
+            log.error(
+                "payment_task_failed", task=task, error=str(group.exceptions[0]), again_in_s=limits.STORAGE_RETRY_S
+            )
+        await trio.sleep(limits.STORAGE_RETRY_S)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import trio
 
 from golemp2p import limits
@@ -25,6 +27,7 @@ from golemp2p.payment.purse import Caps, SpendingCapError
 from golemp2p.payment.settlement import PlatformStatus
 from golemp2p.storage import orders as order_repo
 from golemp2p.storage import payment_settlement as repo
+from golemp2p.storage.engine import StorageError
 from golemp2p.storage.orders import Order, OrderState
 from golemp2p.storage.payment_settlement import Mode, Slot
 from tests.unit.payment.test_parking import billed_by
@@ -395,3 +398,27 @@ async def test_no_more_nonces_are_open_than_pools_take(autojump_clock: object) -
             await trio.sleep(15)
         await all_settled(world, owed)
         assert [s.nonce for s in await slots(world)] == list(range(9))
+
+
+async def test_a_disk_that_fails_for_a_while_ends_no_node(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    async with batch_world() as world:
+        allocation = await allocate(world)
+        invoice = await bill(world, "2")
+        storage, full = world.requestor.storage, True
+        really = storage.run
+
+        async def run(job: Callable[[sa.Connection], Any]) -> Any:
+            if full:
+                raise StorageError("the disk is full (ordered by the test)")
+            return await really(job)
+
+        await accept(world, INVOICE, invoice, "2", allocation)
+        monkeypatch.setattr(storage, "run", run)
+        for news in (world.requestor.service._context.debts, world.requestor.service._context.outbox):
+            news.tell()
+        await trio.sleep(60)
+        full = False
+        await reaches(world.provider, INVOICE, invoice, DocumentState.SETTLED)
+        assert world.tokens(world.provider) == glm("2")
