@@ -313,7 +313,6 @@ async def _over_bad_disks(task: str, run: Callable[[], Awaitable[None]]) -> None
         try:
             await run()
         except* StorageError as group:
-            log.error(
-                "payment_task_failed", task=task, error=str(group.exceptions[0]), again_in_s=limits.STORAGE_RETRY_S
-            )
+            pause_s = limits.STORAGE_RETRY_S
+            log.warning("payment_task_failed", task=task, error=str(group.exceptions[0]), again_in_s=pause_s)
         await trio.sleep(limits.STORAGE_RETRY_S)
