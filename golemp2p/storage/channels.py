@@ -241,6 +241,13 @@ def put_credit(connection: Connection, channel_id: str, side: Side, share: Share
     connection.execute(sa.update(shares).where(where).values(credited=share.credited))
 
 
+def put_cut(connection: Connection, channel_id: str, side: Side, share: Share) -> None:
+    """It has less than was vouched for: the rest is owed in another way, and no claim can pay it."""
+    c = shares.c
+    where = sa.and_(c.channel_id == channel_id, c.side == side, c.agreement_id == share.agreement_id)
+    connection.execute(sa.update(shares).where(where).values(amount=share.amount))
+
+
 def channels_of(connection: Connection, agreement_id: AgreementId, side: Side) -> list[Channel]:
     """Those that have vouched for this agreement: one, unless the first was closed meanwhile."""
     c = shares.c

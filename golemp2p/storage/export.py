@@ -103,6 +103,6 @@ def _concerns(entry: Entry, agreement_id: str, notices: set[object]) -> bool:
     if entry.kind == EntryKind.PAYMENT_NOTICE and agreement_id in body["message"]["agreementIds"]:
         notices.add(body["message"]["id"])
         return True
-    if entry.kind == EntryKind.CLAIM:
+    if entry.kind in (EntryKind.CLAIM, EntryKind.CHANNEL_CLOSED):
         return any(agreement == agreement_id for agreement, _ in body["agreements"])
     return entry.kind in _DECIDED and body["noticeId"] in notices

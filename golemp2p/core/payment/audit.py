@@ -29,7 +29,7 @@ from golemp2p.core.payment.auditbooks import (
     texts_of,
     whole,
 )
-from golemp2p.core.payment.auditchannels import CLAIM_FIELDS, VOUCHER_FIELDS, ChannelChecker
+from golemp2p.core.payment.auditchannels import CLAIM_FIELDS, CLOSED_FIELDS, VOUCHER_FIELDS, ChannelChecker
 from golemp2p.core.payment.auditfile import ChainChecker, parse_entry, parse_header
 from golemp2p.core.payment.auditreport import Account, Finding, Report
 from golemp2p.core.payment.auditterms import SignedAgreement, read_agreement
@@ -73,6 +73,7 @@ class Auditor:
             EntryKind.PAYMENT_REFUSED: self._refused,
             EntryKind.VOUCHER: self._voucher,
             EntryKind.CLAIM: self._claim,
+            EntryKind.CHANNEL_CLOSED: self._channel_closed,
         }
 
     def add(self, line: str) -> None:
@@ -292,6 +293,12 @@ class Auditor:
             book.claimed = Amount(book.claimed + amount)
             book.last_payment = entry.seq
 
+    def _channel_closed(self, entry: Entry, body: dict[str, Any]) -> None:
+        require_fields(body, *CLOSED_FIELDS)
+        for agreement_id, amount in self._channels.closed(side_of(body), body, self.header.agreement_id).items():
+            book = self._book(agreement_id, body)
+            book.uncovered = Amount(book.uncovered + amount)
+
     # --- at the end -----------------------------------------------------------------------------------------------
 
     def _close(self, book: Book) -> None:
@@ -307,7 +314,7 @@ class Auditor:
             paid, accepted = format_amount(book.ledger.paid), format_amount(book.ledger.accepted)
             self._find(book.last_payment, book.terms.id, f"{paid} was paid, of which {accepted} was accepted")
 
-        promised = book.vouched + book.ledger.paid - book.claimed
+        promised = book.vouched - book.uncovered + book.ledger.paid - book.claimed
         if book.side is Side.PAYER and book.vouched and promised > book.ledger.accepted:
             vouched, accepted = format_amount(book.vouched), format_amount(book.ledger.accepted)
             self._find(

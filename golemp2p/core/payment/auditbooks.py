@@ -57,6 +57,7 @@ class Book:
     last_payment: int = 0  # its entry
     vouched: Amount = ZERO
     claimed: Amount = ZERO  # the part of what is paid that came through channels
+    uncovered: Amount = ZERO  # the part of what was vouched for that no claim can ever pay: owed in another way
     last_voucher: int = 0  # its entry
 
     def last_note(self, activity: ActivityId) -> Document | None:

@@ -21,6 +21,7 @@ VOUCHER_FIELDS: Final = (
 CLAIM_FIELDS: Final = (
     "side", "channelId", "chainId", "transaction", "blockNumber", "blockHash", "paid", "claimed", "agreements",
 )  # fmt: skip
+CLOSED_FIELDS: Final = ("side", "channelId", "chainId", "agreements")
 _ADDRESS: Final = re.compile("0x[0-9a-f]{40}", re.ASCII)
 _WORD: Final = re.compile("0x[0-9a-f]{64}", re.ASCII)
 _SIGNATURE: Final = re.compile("[0-9a-f]{130}", re.ASCII)
@@ -36,6 +37,7 @@ class _Channel:
     claimed: Amount = ZERO
     totals: dict[str, Amount] = field(default_factory=dict)  # vouched, by agreement
     credited: dict[str, Amount] = field(default_factory=dict)
+    closed: bool = False
 
 
 class ChannelChecker:
@@ -49,6 +51,7 @@ class ChannelChecker:
             raise RemoteProtocolError("the voucher's payer or payee is not the agreement's")
         check_voucher(domain, config, voucher)
         channel = self._channels.setdefault((body["channelId"], side), _Channel(domain.chain_id))
+        require(not channel.closed, "the voucher is of a channel that was closed before")
         if voucher.cumulative < channel.cumulative:
             raise RemoteProtocolError(
                 f"the voucher is over {format_amount(voucher.cumulative)} in all, less than the one before it"
@@ -68,6 +71,7 @@ class ChannelChecker:
         channel = self._channels.get((str(body["channelId"]), side))
         if channel is None:
             raise RemoteProtocolError("the claim is of a channel without a voucher before it")
+        require(not channel.closed, "the claim is of a channel that was closed before")
         if body["chainId"] != channel.chain_id or not _matches(_WORD, body["transaction"]):
             raise RemoteProtocolError("the claim's chain or transaction is malformed or another")
         claimed, paid = _amount(body["claimed"]), _amount(body["paid"])
@@ -87,6 +91,28 @@ class ChannelChecker:
                 raise RemoteProtocolError(f"agreement {agreement} is paid more than was vouched for it")
             channel.credited[agreement] = credited
         channel.claimed = claimed
+        return shares
+
+    def closed(self, side: Side, body: Mapping[str, Any], narrowed: str = "") -> dict[str, Amount]:
+        """What of each agreement's vouchers can never be claimed. The node's own word, so it is bounded by what was
+        vouched for and not claimed, and no claim may come after it. ``narrowed``: as for :meth:`claim`. Raises."""
+        channel = self._channels.get((str(body["channelId"]), side))
+        if channel is None:
+            raise RemoteProtocolError("the channel that was closed is one without a voucher before it")
+        require(side is Side.PAYER, "only a payer owes what a closed channel did not cover")
+        require(body["chainId"] == channel.chain_id, "the closed channel's chain is another")
+        require(not channel.closed, "the channel was closed before")
+        shares = _shares(body["agreements"])
+        if narrowed == "" and sum(shares.values()) > channel.cumulative - channel.claimed:
+            raise RemoteProtocolError("the closed channel leaves more unclaimed than was vouched for and not claimed")
+        shares = {agreement: amount for agreement, amount in shares.items() if narrowed in ("", agreement)}
+        for agreement, amount in shares.items():
+            if amount > channel.totals.get(agreement, ZERO) - channel.credited.get(agreement, ZERO):
+                raise RemoteProtocolError(
+                    f"the closed channel leaves more of agreement {agreement} unclaimed than was vouched for and not"
+                    " claimed"
+                )
+        channel.closed = True
         return shares
 
 
@@ -115,9 +141,9 @@ def _shares(found: object) -> dict[str, Amount]:
     if not isinstance(found, list) or not all(
         isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in found
     ):
-        raise RemoteProtocolError("the claim's agreements are no pairs")
+        raise RemoteProtocolError("the agreements are no pairs")
     shares = {str(agreement): _amount(amount) for agreement, amount in found}
-    require(len(shares) == len(found), "the claim names an agreement twice")
+    require(len(shares) == len(found), "an agreement is named twice")
     return shares
 
 

@@ -51,6 +51,7 @@ class EntryKind(StrEnum):
     PAYMENT_REFUSED = "payment_refused"
     VOUCHER = "voucher"  # made or received
     CLAIM = "claim"  # of a channel, finally on the chain
+    CHANNEL_CLOSED = "channel_closed"  # with vouchers beyond its deposit: the payer owes that in another way
 
 
 def canonical(value: object) -> str:

@@ -129,6 +129,18 @@ def credit_shares(shares: Sequence[Share], amount: Amount) -> list[tuple[Share, 
     return result
 
 
+def cut_shares(shares: Sequence[Share], amount: Amount) -> list[tuple[Share, Amount]]:
+    """``amount`` of the channel can never be claimed: claims pay the oldest first, so it is missing in the newest.
+    Those that it is cut off, with how much; never more than what is not credited yet."""
+    result = []
+    for share in reversed(shares):
+        cut = Amount(min(amount, share.amount - share.credited))
+        amount = Amount(amount - cut)
+        if cut:
+            result.append((replace(share, amount=Amount(share.amount - cut)), cut))
+    return result
+
+
 # --- terms ----------------------------------------------------------------------------------------------------------
 
 

@@ -12,8 +12,6 @@ from golemp2p.payment.channels.abi import ClaimedEvent
 from golemp2p.storage import journal
 from golemp2p.storage.channels import Channel
 
-CLAIM_ENTRY = "claim"
-
 
 def voucher(
     connection: Connection,
@@ -60,4 +58,16 @@ def claim(
         "agreements": [[agreement, str(amount)] for agreement, amount in parts],
     }
     only = parts[0][0] if len(parts) == 1 else ""
-    journal.append(connection, CLAIM_ENTRY, body, agreement_id=only, now=now)
+    journal.append(connection, EntryKind.CLAIM, body, agreement_id=only, now=now)
+
+
+def closed(connection: Connection, channel: Channel, parts: list[tuple[str, Amount]], *, now: float) -> None:
+    """Finally, by the chain. ``parts``: what was vouched for each agreement and can never be claimed."""
+    body = {
+        "side": channel.side.value,
+        "channelId": channel.id,
+        "chainId": channel.chain_id,
+        "agreements": [[agreement, str(amount)] for agreement, amount in parts],
+    }
+    only = parts[0][0] if len(parts) == 1 else ""
+    journal.append(connection, EntryKind.CHANNEL_CLOSED, body, agreement_id=only, now=now)

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from golemp2p import limits
 from golemp2p.core.payment import Side
-from golemp2p.core.payment.vouchers import ChannelState
+from golemp2p.core.payment.vouchers import CLOSED, ChannelState
 from golemp2p.errors import GolemError
 from golemp2p.payment.channels.abi import ClaimedEvent
 from golemp2p.payment.channels.booking import book
@@ -168,6 +168,8 @@ class Watcher:
         if any(a.claimed > b.claimed for a, b in zip(result, before, strict=True)):
             context.events.tell()
             context.outbox.tell()
+        if any(channel.state is ChannelStatus.DONE and channel.side is Side.PAYER for channel in result):
+            context.debts.tell()  # vouchers beyond the deposit are debts by now
         return [c for c in result if c.id in by_id]
 
     async def look_again(self, channels: Sequence[Channel]) -> None:
@@ -194,6 +196,8 @@ class Watcher:
             if channel.side is not Side.PAYER:
                 continue
             if channel.state is ChannelStatus.RETIRED:
+                if channel.close_at == CLOSED:  # by somebody else, with claims that are not booked yet
+                    continue
                 if channel.close_at and channel.order is None:
                     await self._payer.finalize(self._parts.chain(platform), channel)
                 elif channel.order is None:  # the wish to close it never got to the chain

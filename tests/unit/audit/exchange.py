@@ -284,6 +284,16 @@ class Exchange:
             }
             journal.append(EntryKind.CLAIM, body, next(iter(shares)) if len(shares) == 1 else "")
 
+    def closed(self, shares: dict[str, str]) -> None:
+        """By the payer: what of its vouchers can never be claimed."""
+        body: dict[str, object] = {
+            "side": Side.PAYER.value,
+            "channelId": "0x" + self.channel.id.hex(),
+            "chainId": VOUCHERS.chain_id,
+            "agreements": [[agreement, str(glm(amount))] for agreement, amount in shares.items()],
+        }
+        self.payer.append(EntryKind.CHANNEL_CLOSED, body, next(iter(shares)) if len(shares) == 1 else "")
+
     @property
     def channel(self) -> ChannelConfig:
         return ChannelConfig(self.payer.key.address, self.payee.key.address, HOT_KEY.address, 86_400, b"s" * 32)

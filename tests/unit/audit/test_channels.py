@@ -69,7 +69,7 @@ def put(name: str, value: object) -> Callable[[dict[str, Any]], None]:
         (EntryKind.CLAIM, put("claimed", str(glm("1.3"))), "was vouched for"),
         (EntryKind.CLAIM, put("paid", str(glm("0.7"))), "paid more than was claimed"),
         (EntryKind.CLAIM, put("agreements", [[AGREEMENT, str(glm("0.8"))]]), "more than was vouched for it"),
-        (EntryKind.CLAIM, put("agreements", [[AGREEMENT, "1"], [AGREEMENT, "1"]]), "names an agreement twice"),
+        (EntryKind.CLAIM, put("agreements", [[AGREEMENT, "1"], [AGREEMENT, "1"]]), "an agreement is named twice"),
         (EntryKind.CLAIM, put("agreements", ["x"]), "no pairs"),
         (EntryKind.CLAIM, put("channelId", "0x" + "00" * 32), "without a voucher before it"),
         (EntryKind.CLAIM, put("transaction", "0x"), "malformed or another"),
@@ -88,6 +88,72 @@ def test_a_claim_that_is_counted_twice_is_found() -> None:
     exchange.claim("0.4", "1.2", {OTHER: "0.3", AGREEMENT: "0.1"})
     for journal, _ in exchange.both():
         assert "the claim was counted before" in {finding.reason for finding in journal.audit().findings}
+
+
+def billed() -> Exchange:
+    """As the channel exchange, and 0.8 billed and vouched for under the other agreement, 0.5 of it claimed."""
+    exchange = channel_exchange()
+    exchange.vouch("1.5", "0.8", agreement_id=OTHER)
+    exchange.accept(exchange.note("n4", "0.8", usage="[300.0, 0.0]", previous="n2", agreement_id=OTHER))
+    return exchange
+
+
+def test_what_a_closed_channel_did_not_cover_may_be_paid_in_another_way_once() -> None:
+    exchange = billed()
+    exchange.closed({OTHER: "0.2"})
+    exchange.pay("p1", {OTHER: "0.2"}, transaction="0x" + "6f" * 32)
+    for journal, _ in exchange.both():
+        assert journal.audit().findings == ()
+    kept = [entry for entry in exchange.payer.entries if entry.agreement_id in ("", OTHER)]
+    assert Journal(exchange.payer.key, kept, OTHER).audit().findings == ()
+
+
+def test_what_a_channel_promises_and_a_payment_pays_again_is_found() -> None:
+    for closed in ({}, {OTHER: "0.1"}):
+        exchange = billed()
+        if closed:
+            exchange.closed(closed)
+        exchange.pay("p1", {OTHER: "0.2"}, transaction="0x" + "6f" * 32)
+        assert "more than was accepted" in exchange.payer.audit().findings[0].reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (put("agreements", [[OTHER, str(glm("0.301"))]]), "than was vouched for and not claimed"),
+        (put("agreements", [[AGREEMENT, "1"]]), f"of agreement {AGREEMENT} unclaimed than"),
+        (put("agreements", [[OTHER, "1"], [OTHER, "1"]]), "an agreement is named twice"),
+        (put("agreements", [[OTHER, "-1"]]), "amount is malformed"),
+        (put("agreements", None), "no pairs"),
+        (put("chainId", 1), "chain is another"),
+        (put("channelId", "0x" + "00" * 32), "without a voucher before it"),
+        (put("side", "payee"), "without a voucher before it"),
+        (put("extra", 1), "no others"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_lie_about_a_closed_channel_is_found(change: Callable[[dict[str, Any]], None], reason: str) -> None:
+    exchange = billed()
+    exchange.closed({OTHER: "0.2"})
+    place = len(exchange.payer.entries) - 1
+    body = json.loads(exchange.payer.entries[place].body)
+    change(body)
+    report = exchange.payer.rewritten(place, body).audit()
+    assert any(reason in finding.reason for finding in report.findings), report.findings
+
+
+def test_nothing_happens_in_a_channel_that_was_closed_before() -> None:
+    exchange = billed()
+    exchange.closed({OTHER: "0.2"})
+    exchange.closed({OTHER: "0.1"})
+    exchange.claim("0.3", "1.5", {OTHER: "0.3"})
+    exchange.vouch("1.6", "0.8")
+    reasons = [finding.reason for finding in exchange.payer.audit().findings]
+    assert reasons[:3] == [
+        "the channel was closed before",
+        "the claim is of a channel that was closed before",
+        "the voucher is of a channel that was closed before",
+    ]
 
 
 def test_vouchers_that_shrink_are_found() -> None:

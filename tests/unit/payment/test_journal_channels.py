@@ -9,12 +9,13 @@ import trio.testing
 
 from golemp2p.core.agreement import Role
 from golemp2p.core.ids import AgreementId
+from golemp2p.core.payment import Side
 from golemp2p.core.payment.audit import Report, audit
 from golemp2p.core.payment.journal import EntryKind
 from golemp2p.storage import journal
 from golemp2p.storage.export import write_export
 from tests.unit.audit.exchange import make_signed_agreement
-from tests.unit.payment.channels.world import INVOICE, NOTE, SETTINGS, Node, World, open_channels, until
+from tests.unit.payment.channels.world import GRACE_S, INVOICE, NOTE, SETTINGS, Node, World, open_channels, until
 from tests.unit.payment.world import ACTIVITY, DOMAIN, PLATFORM, clock, glm
 
 
@@ -73,3 +74,38 @@ async def test_notes_vouchers_and_a_claim_of_two_agreements_hold(autojump_clock:
             assert kinds.count(EntryKind.CLAIM) == 1
             for agreement in (first, second):
                 assert (await audited(node, agreement)).findings == ()
+
+
+async def test_vouchers_beyond_a_closed_deposit_hold_when_they_are_paid_in_another_way(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    settings = replace(SETTINGS, deposit=glm("1"))
+    async with open_channels(requestor=settings, provider=replace(settings, claim_threshold=glm("9"))) as world:
+        first, second = await signed(world, "one"), await signed(world, "two")
+        world.chain.down = True
+        await note(world, first, "0.6", 100.0)
+        await note(world, second, "0.6", 100.0)
+        await world.vouched("1.2")
+        await world.requestor.service.channels.close((await world.requestor.channel(Side.PAYER)).id)
+        world.chain.down = False
+        await until(lambda: _has(world, "1"))
+        world.chain.evm.warp(GRACE_S)
+        await until(lambda: _has(world, "1.2"))
+        await until(lambda: _paid(world, "1.2"))
+        for node in (world.requestor, world.provider):
+            for agreement in ("", first, second):
+                report = await audited(node, agreement)
+                assert report.findings == ()
+                assert all((a.accepted, a.vouched, a.paid) == (glm("0.6"),) * 3 for a in report.accounts)
+            kinds = await node.storage.run(lambda c: [entry.kind for entry, _ in journal.read(c)])
+            assert kinds.count(EntryKind.CHANNEL_CLOSED) == (1 if node is world.requestor else 0)
+
+
+async def _has(world: World, total: str) -> bool:
+    return world.tokens(world.provider) == glm(total)
+
+
+async def _paid(world: World, total: str) -> bool:
+    """In the books of both."""
+    found = [await node.service.payments() for node in (world.requestor, world.provider)]
+    return all(sum(p.notice.amount for p in some if p.state == "confirmed") == glm(total) for some in found)
