@@ -182,12 +182,15 @@ class PaymentService:
         return [result[account.platform] for account in accounts]
 
     async def status(self) -> list[PlatformStatus]:
-        """From the database alone. A platform without another problem has that of bills which are overdue there."""
+        """From the database alone. A platform without another problem has that of its channels, or of bills which are
+        overdue there."""
         bills, now = await self.overdue.bills(), self._context.clock()
-        return [
-            replace(s, problem=s.problem or overdue_problem([b for b in bills if b.platform == s.platform], now=now))
-            for s in await self.settlement.status()
-        ]
+        result = []
+        for s in await self.settlement.status():
+            problem = s.problem or await self.channels.problem(s.platform)
+            overdue = [b for b in bills if b.platform == s.platform]
+            result.append(replace(s, problem=problem or overdue_problem(overdue, now=now)))
+        return result
 
     async def document(self, kind: DocumentKind, document_id: str) -> StoredDocument:
         """Raises NotFoundError."""

@@ -112,6 +112,11 @@ class Channel:
         return ChannelState(self.deposit, self.claimed, self.close_at)
 
     @property
+    def is_outdated(self) -> bool:
+        """Of the payer: the chain knows vouchers of ours that we do not, so this database is an older one."""
+        return self.side is Side.PAYER and self.claimed > self.cumulative
+
+    @property
     def unclaimed(self) -> Amount:
         """Vouched for, locked, and not claimed yet."""
         if self.close_at == CLOSED:

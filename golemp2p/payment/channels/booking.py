@@ -43,8 +43,10 @@ def book(
     assert fresh is not None, channel.id
     if fresh.seen_block < 0:
         # Of a channel that we meet for the first time we know no vouchers: what was claimed is not ours to book.
-        fresh = replace(fresh, claimed=state.claimed, cumulative=max(fresh.cumulative, state.claimed))
-        fresh = replace(fresh, attributed=max(fresh.attributed, state.claimed))
+        fresh = replace(fresh, claimed=state.claimed)
+        if fresh.side is Side.PAYEE:
+            fresh = replace(fresh, cumulative=max(fresh.cumulative, state.claimed))
+            fresh = replace(fresh, attributed=max(fresh.attributed, state.claimed))
     for event in events:
         if event.claimed > fresh.claimed:
             paid = Amount(event.claimed - fresh.claimed)
@@ -55,6 +57,10 @@ def book(
     # those.
     complete = fresh.claimed >= state.claimed
     status = fresh.state
+    if fresh.side is Side.PAYER and state.claimed > fresh.cumulative and status is ChannelStatus.LIVE:
+        # We have signed more than we know of: a restored database. Any voucher of ours here may be worth nothing.
+        status = ChannelStatus.RETIRED
+        log.error("channel_record_outdated", channel_id=fresh.id, peer=fresh.peer, claimed=format_amount(state.claimed))
     if state.close_at:
         status = ChannelStatus.DONE if state.close_at == CLOSED and complete else ChannelStatus.RETIRED
     if status is ChannelStatus.DONE and fresh.side is Side.PAYER and fresh.state is not ChannelStatus.DONE:

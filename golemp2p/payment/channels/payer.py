@@ -6,6 +6,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 import trio
@@ -43,6 +44,7 @@ from golemp2p.wire.p2p import channels as wire
 from golemp2p.wire.p2p.payment import PROTOCOL
 
 log = structlog.get_logger(__name__)
+_TRIES: Final = 3  # channels, until one is not closed by somebody, or by an outdated record, while we look at it
 
 
 class ChannelNotFundedError(PolicyError):
@@ -84,9 +86,15 @@ class Payer:
         timeout_s, why = self._parts.settings.open_timeout_s, _Reason()
         with trio.move_on_after(timeout_s):
             async with self._locks[agreement.provider, platform]:
-                channel = await self._channel(agreement.provider, platform, payee)
-                await self._announce(channel)
-                await self._fund(channel.id, platform, exposure, deposit, why)
+                for _ in range(_TRIES):
+                    channel = await self._channel(agreement.provider, platform, payee)
+                    await self._announce(channel)
+                    if await self._fund(channel.id, platform, exposure, deposit, why):
+                        break
+                else:
+                    raise ChannelNotFundedError(
+                        f"channel {channel.id} is being closed", hint="try again: a new one is made"
+                    )
                 used_at = self._parts.context.clock()  # not to be closed as idle before its first voucher
                 await self._parts.context.storage.run(
                     lambda c: repo.change_channel(c, channel.id, Side.PAYER, used_at=used_at)
@@ -152,18 +160,17 @@ class Payer:
         body = message.model_dump()
         await self._parts.rpc.call(channel.peer, PROTOCOL, wire.ANNOUNCE, body, timeout_s=limits.PAYMENT_RPC_TIMEOUT_S)
 
-    async def _fund(self, channel_id: str, platform: str, exposure: Amount, deposit: Amount, why: _Reason) -> None:
-        """Until the chain finally has enough free deposit for ``exposure``. Raises ChannelNotFundedError."""
+    async def _fund(self, channel_id: str, platform: str, exposure: Amount, deposit: Amount, why: _Reason) -> bool:
+        """Until the chain finally has enough free deposit for ``exposure``. False: the channel is no good any more, and
+        another is to be used. Raises ChannelNotFundedError."""
         context = self._parts.context
         while True:
             news = context.orders.next()
             (channel,) = await self._parts.watch.look(platform, [channel_id])
             if channel.state is not ChannelStatus.LIVE:
-                raise ChannelNotFundedError(
-                    f"channel {channel_id} is being closed", hint="try again: a new one is made"
-                )
+                return False
             if channel.deposit - max(channel.claimed, channel.cumulative) >= max(exposure, 1):
-                return
+                return True
             order = await self.top_up(channel, deposit)
             why.text = order.problem
             if order.state is OrderState.FAILED:

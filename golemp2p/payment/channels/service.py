@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from golemp2p.core.agreement import Agreement
 from golemp2p.core.ids import Address, AgreementId, PeerId
-from golemp2p.core.money import MAX_AMOUNT, Amount
+from golemp2p.core.money import MAX_AMOUNT, Amount, format_amount
 from golemp2p.core.payment import Side
 from golemp2p.core.payment.vouchers import ChannelConfig, Cover, Voucher
 from golemp2p.errors import NotFoundError, RemoteProtocolError, UsageError
@@ -65,6 +65,18 @@ class Channels:
     async def list_channels(self, *, closed: bool = False) -> list[Channel]:
         states = () if closed else (ChannelStatus.LIVE, ChannelStatus.RETIRED)
         return await self._parts.context.storage.run(partial(repo.find_channels, states=states))
+
+    async def problem(self, platform: str) -> str:
+        """What is wrong with channels that we pay through, from the database; "" for nothing."""
+        found = await self._parts.context.storage.run(partial(repo.find_channels, side=Side.PAYER, platform=platform))
+        for channel in found:
+            if channel.is_outdated and channel.state is not ChannelStatus.DONE:
+                return (
+                    f"this node's database is older than the chain: of channel {channel.id}"
+                    f" {format_amount(channel.claimed)} was claimed, it knows of {format_amount(channel.cumulative)}."
+                    " The channel is closed and another one used; what was paid since the backup is not in the books"
+                )
+        return ""
 
     async def close(self, channel_id: str) -> None:
         """Raises NotFoundError."""

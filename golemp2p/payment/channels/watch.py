@@ -113,8 +113,13 @@ class Watcher:
             poll_s = self._parts.context.driver(channel.platform).network.poll_s
             return self._looked.get((channel.id, channel.side), -float("inf")) + poll_s
         busy = channel.cumulative > channel.claimed and channel.deposit > 0
-        busy = busy or (channel.side is Side.PAYER and channel.state is ChannelStatus.RETIRED)
+        # A payer's once in each run: a database that was restored may not know what it has vouched for.
+        mine = channel.side is Side.PAYER
+        busy = busy or (mine and (channel.state is ChannelStatus.RETIRED or self._is_unseen(channel)))
         return self._due.get((channel.id, channel.side), -float("inf")) if busy else float("inf")
+
+    def _is_unseen(self, channel: Channel) -> bool:
+        return channel.seen_block >= 0 and (channel.id, channel.side) not in self._looked
 
     def _every_s(self, channel: Channel) -> float:
         if channel.side is Side.PAYER:

@@ -12,8 +12,10 @@ import trio.testing
 from golemp2p.core.payment import Side
 from golemp2p.core.payment.vouchers import CLOSED
 from golemp2p.payment.drivers.base import Log
+from golemp2p.storage import channels as repo
 from golemp2p.storage import journal, spending
 from golemp2p.storage.channels import ChannelStatus
+from golemp2p.storage.engine import _driver_connection, open_storage
 from tests.unit.payment.channels.world import GRACE_S, INVOICE, SETTINGS, World, open_channels, until
 from tests.unit.payment.world import PLATFORM, glm
 
@@ -137,3 +139,47 @@ async def test_claims_that_an_endpoint_tells_late_are_booked_before_a_closed_cha
 
 async def is_closed(world: World) -> bool:
     return (await world.requestor.channel(Side.PAYER)).close_at == CLOSED
+
+
+# --- an older database ----------------------------------------------------------------------------------------------
+
+
+async def test_a_payer_whose_record_of_a_channel_is_older_than_the_chain_uses_another_one(
+    autojump_clock: Virtual,
+) -> None:
+    """A restored backup: what it would vouch for there was vouched for long ago, and is worth nothing."""
+    async with open_channels() as world, open_storage(None) as restored:
+        first = await world.approved("one")
+        await world.bill(first.id, "1")
+        await world.vouched("1")
+        backup = await world.requestor.storage.run(lambda c: _driver_connection(c).serialize())
+        second = await world.approved("two")
+        await world.settled(INVOICE, await world.bill(second.id, "6", kind=INVOICE))
+        assert world.tokens(world.provider) == glm("7")
+        old = await world.requestor.channel(Side.PAYER)
+
+        world.requestor.stop()
+        await trio.sleep(1)
+        with restored._engine.connect() as connection:
+            _driver_connection(connection).deserialize(backup)
+        world.requestor.storage = restored
+        await world.requestor.start(world.nursery)
+        third = await world.approved("three")
+        await world.bill(third.id, "2")
+        found = await restored.run(lambda c: repo.find_channels(c, side=Side.PAYER))
+        assert [(c.id == old.id, c.state, c.cumulative) for c in found] == [
+            (True, ChannelStatus.RETIRED, glm("1")),
+            (False, ChannelStatus.LIVE, glm("2")),
+        ]
+        (status,) = await world.requestor.service.status()
+        assert f"older than the chain: of channel {old.id} 7 was claimed, it knows of 1" in status.problem
+
+        async def closing() -> bool:
+            return (await restored.run(lambda c: repo.find_channels(c, id=old.id)))[0].close_at != 0
+
+        await until(closing)
+
+        async def covered() -> bool:
+            return (await world.provider.service.channels.cover(third.id)).secured == glm("2")
+
+        await until(covered)
