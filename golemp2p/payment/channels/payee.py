@@ -241,7 +241,7 @@ class Payee:
             return
         data = abi.claim_call(items[0]) if len(items) == 1 else abi.claim_all_call(items)
         amount = Amount(sum(c.unclaimed for c in some))
-        key = "channel-claim-" + "-".join(f"{c.id[2:18]}.{c.orders}" for c in some[:1]) + f"-{len(some)}"
+        key = f"channel-claim-{some[0].id[2:]}.{some[0].orders}-{len(some)}"
 
         def store(connection: Connection) -> None:
             for channel in some:

@@ -208,3 +208,18 @@ async def test_a_budget_from_a_deposit_neither_locks_nor_vouches_the_accounts_ow
             await world.bill(agreement.id, "5")
             await trio.sleep(60)
             assert (await world.requestor.channel(Side.PAYER)).cumulative == 0
+
+
+async def test_claims_of_channels_whose_ids_begin_alike_are_two_orders(autojump_clock: Virtual) -> None:
+    """A payer chooses the salt, so it can look for ids that agree in some bits."""
+    async with open_channels(provider=replace(SETTINGS, claim_threshold=glm("1000"))) as world:
+        agreement = await world.approved()
+        await world.bill(agreement.id, "1")
+        await world.vouched("1")
+        channel, storage = await world.provider.channel(Side.PAYEE), world.provider.storage
+        alike = replace(channel, id=channel.id[:18] + "00" * 24)
+        await storage.run(lambda c: repo.put_channel(c, alike))
+        for one in (channel, alike):
+            await world.provider.service.channels.payee.claim(PLATFORM, [one], "the test")
+        found = await storage.run(lambda c: repo.find_channels(c, side=Side.PAYEE))
+        assert len({one.order for one in found}) == 2
