@@ -476,6 +476,7 @@ CHANNEL_PAYER_WATCH_S: Final = 60.0  # how often a payer looks for claims that n
 CHANNEL_LOOK_RETRY_S: Final = 2.0  # first, after a look that failed; doubles
 CHANNEL_LOOK_RETRY_MAX_S: Final = 60.0
 CHANNEL_ORDER_RETRY_S: Final = 300.0  # after a claim or a close that failed on the chain
+CHANNEL_DUST_RECHECK_S: Final = 300.0  # until a claim that was not worth its gas is judged again; well within a grace
 CHANNELS_PER_CLAIM: Final = 100  # of the contract
 MAX_CHANNELS_PER_PEER: Final = 8  # announced to us and not closed
 MAX_CHANNELS_CACHED: Final = 4_096  # configurations that need not be read again for the next voucher

@@ -14,6 +14,7 @@ from golemp2p.core.agreement import Agreement, Role
 from golemp2p.core.ids import Address, AgreementId, PeerId
 from golemp2p.core.money import ZERO, Amount, format_amount, parse_amount
 from golemp2p.core.payment import Side
+from golemp2p.core.payment.dust import worth_claiming
 from golemp2p.core.payment.vouchers import (
     CHANNEL,
     ChannelConfig,
@@ -230,6 +231,15 @@ class Payee:
         if settings.claim_on_invoice and _invoiced(connection, channel):
             return "an invoice is accepted"
         return ""
+
+    async def worth_its_gas(self, platform: str, channels: Sequence[Channel]) -> list[bool]:
+        """Which of them to claim at what gas costs now. Raises NetworkError."""
+        driver = self._parts.context.driver(platform)
+        cycle, price = driver.network.cycle, 0
+        if cycle.coin_price:
+            market = await driver.market()
+            price = market.base_fee + max(market.tip, driver.network.min_tip_wei)
+        return worth_claiming([(c.unclaimed, bool(c.close_at)) for c in channels], price, cycle)
 
     async def claim(self, platform: str, channels: Sequence[Channel], why: str) -> None:
         """One transaction for all of them. What another one claims meanwhile does no harm."""

@@ -18,6 +18,7 @@ import trio
 from sqlalchemy.engine import Connection
 
 from golemp2p import limits
+from golemp2p.core.money import format_amount
 from golemp2p.core.payment import Side
 from golemp2p.core.payment.vouchers import CLOSED, ChannelState
 from golemp2p.errors import GolemError
@@ -49,6 +50,7 @@ class Watcher:
         self._wanted: set[str] = set()  # to be looked at now
         self._looked: dict[tuple[str, Side], float] = {}  # when, in the clock of the event loop
         self._failed: dict[tuple[str, Side], float] = {}  # until when nothing more is ordered for a channel
+        self._dust: dict[tuple[str, bool], float] = {}  # until when it is not worth a claim's gas; by id and "closing"
         self._pause_s: dict[str, float] = {}  # after a failed look, by platform
         self._behind: set[str] = set()  # more was claimed of them on the chain than their events have told us yet
 
@@ -131,6 +133,9 @@ class Watcher:
         """Seconds until its vouchers are old enough to be claimed."""
         if not channel.unclaimed or channel.unclaimed_since is None or channel.order is not None:
             return float("inf")
+        held_s = self._dust.get((channel.id, bool(channel.close_at)), -float("inf")) - trio.current_time()
+        if held_s > 0:
+            return held_s
         after_s = self._parts.settings.claim_after_s
         return max(limits.CHANNEL_LOOK_RETRY_S, channel.unclaimed_since + after_s - self._parts.context.clock())
 
@@ -215,12 +220,25 @@ class Watcher:
         now = self._parts.context.clock()
 
         def judge(connection: Connection) -> list[tuple[Channel, str]]:
-            judged = [(c, self._payee.why_claim(connection, c, now=now)) for c in channels]
+            judged = [(c, self._payee.why_claim(connection, c, now=now)) for c in free]
             return [(channel, why) for channel, why in judged if why]
 
+        here = trio.current_time()
+        free = [c for c in channels if self._dust.get((c.id, bool(c.close_at)), -float("inf")) <= here]
         wanted = await self._parts.context.storage.run(judge)
-        if wanted:
-            await self._payee.claim(platform, [channel for channel, _ in wanted], wanted[0][1])
+        worth = await self._payee.worth_its_gas(platform, [channel for channel, _ in wanted]) if wanted else []
+        taken = []
+        for (channel, why), good in zip(wanted, worth, strict=True):
+            key = (channel.id, bool(channel.close_at))
+            if good:
+                self._dust.pop(key, None)
+                taken.append((channel, why))
+                continue
+            if key not in self._dust:
+                log.info("claim_not_worth_its_gas", channel_id=channel.id, amount=format_amount(channel.unclaimed))
+            self._dust[key] = here + limits.CHANNEL_DUST_RECHECK_S
+        if taken:
+            await self._payee.claim(platform, [channel for channel, _ in taken], taken[0][1])
 
 
 @dataclass(frozen=True)
