@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 import structlog
 import trio
@@ -42,6 +43,9 @@ from golemp2p.storage.channels import Channel, ChannelStatus
 from golemp2p.storage.orders import Order
 
 log = structlog.get_logger(__name__)
+_USED: Final = "most of the deposit is vouched for"
+_OLD: Final = "the vouchers are old"
+_PATIENT: Final = (_USED, _OLD)  # reasons to claim that can wait for cheaper gas
 
 
 class Payee:
@@ -222,24 +226,24 @@ class Payee:
         part, whole = limits.CHANNEL_USED_PARTS
         if channel.close_at:
             return "the channel is being closed"
-        if channel.unclaimed * whole > channel.deposit * part:
-            return "most of the deposit is vouched for"
         if channel.unclaimed >= settings.claim_threshold:
             return "the threshold is reached"
-        if channel.unclaimed_since is not None and now - channel.unclaimed_since >= settings.claim_after_s:
-            return "the vouchers are old"
         if settings.claim_on_invoice and _invoiced(connection, channel):
             return "an invoice is accepted"
+        if channel.unclaimed * whole > channel.deposit * part:
+            return _USED
+        if channel.unclaimed_since is not None and now - channel.unclaimed_since >= settings.claim_after_s:
+            return _OLD
         return ""
 
-    async def worth_its_gas(self, platform: str, channels: Sequence[Channel]) -> list[bool]:
-        """Which of them to claim at what gas costs now. Raises NetworkError."""
+    async def worth_its_gas(self, platform: str, wanted: Sequence[tuple[Channel, str]]) -> list[bool]:
+        """Which of them to claim at what gas costs now, each with its :meth:`why_claim`. Raises NetworkError."""
         driver = self._parts.context.driver(platform)
         cycle, price = driver.network.cycle, 0
         if cycle.coin_price:
             market = await driver.market()
             price = market.base_fee + max(market.tip, driver.network.min_tip_wei)
-        return worth_claiming([(c.unclaimed, bool(c.close_at)) for c in channels], price, cycle)
+        return worth_claiming([(c.unclaimed, why not in _PATIENT) for c, why in wanted], price, cycle)
 
     async def claim(self, platform: str, channels: Sequence[Channel], why: str) -> None:
         """One transaction for all of them. What another one claims meanwhile does no harm."""

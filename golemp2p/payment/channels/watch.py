@@ -226,7 +226,7 @@ class Watcher:
         here = trio.current_time()
         free = [c for c in channels if self._dust.get((c.id, bool(c.close_at)), -float("inf")) <= here]
         wanted = await self._parts.context.storage.run(judge)
-        worth = await self._payee.worth_its_gas(platform, [channel for channel, _ in wanted]) if wanted else []
+        worth = await self._payee.worth_its_gas(platform, wanted) if wanted else []
         taken = []
         for (channel, why), good in zip(wanted, worth, strict=True):
             key = (channel.id, bool(channel.close_at))

@@ -75,6 +75,17 @@ async def test_when_a_channel_is_closed_whatever_exceeds_its_gas_is_claimed(
             assert world.tokens(world.provider) == glm(claimed)
 
 
+async def test_a_threshold_that_the_owner_set_is_only_to_be_above_the_gas(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Virtual
+) -> None:
+    for total, claimed in (("1.05", "0"), ("1.2", "1.2")):
+        async with open_channels(provider=replace(SETTINGS, claim_threshold=glm("1"))) as world:
+            dear(world, monkeypatch)
+            await vouch(world, total)
+            await trio.sleep(60)
+            assert world.tokens(world.provider) == glm(claimed)
+
+
 async def test_the_owner_may_claim_dust_by_hand(monkeypatch: pytest.MonkeyPatch, autojump_clock: Virtual) -> None:
     async with open_channels(provider=PATIENT) as world:
         dear(world, monkeypatch)
