@@ -23,7 +23,7 @@ def docker_engine() -> Iterator[Engine]:
 
 
 class OneProcessPerKind(LoadScopeScheduling):  # type: ignore[misc] # xdist ships no types
-    """Of `pytest -n 2`: the clients' tests in one process, the end-to-end tests in one, the integration tests by area.
+    """Of scripts/test: the clients' tests in one process, the end-to-end tests in one, the integration tests by area.
 
     They share networks and engines among themselves, and wait more than they compute. Unit tests fill what is left,
     file by file, so scripts/test keeps the order (--no-loadscope-reorder): the long ones first.
