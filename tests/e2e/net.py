@@ -120,6 +120,12 @@ class Net:
         found = [("0x" + e["topics"][1][-40:], "0x" + e["topics"][2][-40:], int(e["data"], 16)) for e in logs]
         return [line for line in found if int(line[0], 16)]
 
+    def payments(self) -> list[tuple[str, str, int]]:
+        """Those that reached a provider, from the requestor's account or from the contract that pays several at once."""
+        payees = {provider.address for provider in self.providers}
+        payers = {self.requestor.address, self.chain["batch"]}
+        return [line for line in self.transfers() if line[0] in payers and line[1] in payees]
+
     def rpc(self, method: str, *params: object) -> Any:
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         answer = httpx.post(self.chain["rpc_url"], json=body, trust_env=False).json()

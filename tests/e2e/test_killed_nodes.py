@@ -172,7 +172,7 @@ async def test_the_chain_has_paid_what_was_billed_and_no_more(fragile_net: Net, 
     net = fragile_net
     async with net.requestor.client() as client:
         invoices = [await Deal(client, i.agreement_id, "", "", 0.0).pay() for i in await client.payment.invoices()]
-    assert sum(amount for _, _, amount in net.transfers()) == sum(parse_amount(i.amount) for i in invoices)
+    assert sum(amount for _, _, amount in net.payments()) == sum(parse_amount(i.amount) for i in invoices)
     for node in (net.requestor, *net.providers):
         assert "Traceback" not in node.log
         assert check_journal(node, tmp_path).accounts

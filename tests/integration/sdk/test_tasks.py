@@ -56,7 +56,7 @@ def test_files_go_to_two_providers_and_back_and_all_is_settled(net: Net, backend
     files = [tmp_path / f"file-{n}.txt" for n in range(8)]
     for file in files:
         file.write_bytes(os.urandom(100_000))
-    paid_before = net.transfers()
+    paid_before = net.payments()
 
     async def main() -> None:
         async with golem_on(net) as golem:
@@ -72,7 +72,7 @@ def test_files_go_to_two_providers_and_back_and_all_is_settled(net: Net, backend
             assert len(rows) == 8
             assert {row.transaction for row in rows} == set(transactions)
             assert all(row.invoice_id and row.price for row in rows)
-            paid = net.transfers()[len(paid_before) :]
+            paid = net.payments()[len(paid_before) :]
             assert Decimal(format_amount(sum(amount for *_, amount in paid))) == golem.cost
             assert sum((row.price or Decimal(0) for row in rows), Decimal(0)) == golem.cost
 
