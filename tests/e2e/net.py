@@ -121,7 +121,7 @@ class Net:
         return [line for line in found if int(line[0], 16)]
 
     def payments(self) -> list[tuple[str, str, int]]:
-        """Those that reached a provider, from the requestor's account or from the contract that pays several at once."""
+        """Those that reached a provider, from the requestor or through the contract that pays several at once."""
         payees = {provider.address for provider in self.providers}
         payers = {self.requestor.address, self.chain["batch"]}
         return [line for line in self.transfers() if line[0] in payers and line[1] in payees]
