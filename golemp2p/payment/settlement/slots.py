@@ -47,6 +47,7 @@ class Slots:
             if after.state is slot.state:
                 return
             slot = after
+        self._sent_in_this_run.discard(slot.id)  # closed: a node that runs for years keeps none of them
 
     async def next_nonce(self, driver: ChainDriver) -> int:
         """The chain's, or the next after the highest that we ever took; ours is the truth while we run."""
