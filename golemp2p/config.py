@@ -29,7 +29,10 @@ class Section(BaseModel):
 
 
 class NetSection(Section):
-    """``network`` and ``subnet`` separate markets; nodes of another network's name never match with ours."""
+    """``network`` and ``subnet`` separate markets; nodes of another network never get past the handshake. ``psk``: 64
+    hex digits that every node of a private network has. ``relay``: be reachable through others while nobody can dial
+    us; ``relay_service``: be such a relay; ``mdns``: find nodes on the LAN; ``upnp``: ask the router for a port.
+    """
 
     network: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] = "local"
     subnet: Annotated[str, Field(min_length=1, max_length=64)] = "public"
@@ -37,6 +40,11 @@ class NetSection(Section):
     bootstrap: list[str] = []
     announce: list[str] = []
     dht: bool = True
+    psk: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$", repr=False)] = ""
+    relay: bool = True
+    relay_service: bool = False
+    mdns: bool = False
+    upnp: bool = False
 
 
 class RestSection(Section):
@@ -235,8 +243,8 @@ def load_settings(path: Path, overrides: dict[str, dict[str, Any]] | None = None
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        # A payment network's URL may hold a key.
-        got = "" if where.startswith("payment.networks") else f" (got {first.get('input')!r:.80})"
+        # A payment network's URL may hold a key; the PSK is one.
+        got = "" if where.startswith(("payment.networks", "net.psk")) else f" (got {first.get('input')!r:.80})"
         raise UsageError(
             f"setting {where}: {first['msg'].removeprefix('Value error, ')}{got}",
             hint=f"look at {path} and at GOLEMP2P_{where.upper().replace('.', '__')}",

@@ -258,6 +258,11 @@ async def open_node(
                     network=settings.net.network,
                     subnet=settings.net.subnet,
                     dht=settings.net.dht,
+                    psk=bytes.fromhex(settings.net.psk) or None,
+                    use_relays=settings.net.relay,
+                    relay_service=settings.net.relay_service,
+                    mdns=settings.net.mdns,
+                    upnp=settings.net.upnp,
                 )
                 async with (
                     open_libp2p_network(key, config) as libp2p,

@@ -28,6 +28,8 @@ from golemp2p.net.port import (
     NetworkStatistics,
     PeerInfo,
     PeerListener,
+    Reach,
+    Reachability,
     StreamHandler,
     Verdict,
 )
@@ -112,6 +114,9 @@ class MemoryNetwork:
         return NetworkStatistics(
             len(self.connections), self._opened, self._accepted, self._published, self._received, self._dropped
         )
+
+    def reachability(self) -> Reachability:
+        return Reachability(Reach.PUBLIC, "the memory network has no NAT")
 
     def add_peer_listener(self, listener: PeerListener) -> None:
         self._listeners.append(listener)

@@ -64,6 +64,26 @@ class PeerInfo:
     connected: bool
     direction: str  # "in", "out" or "" when not connected
     round_trip_s: float | None  # of our own keepalive ping
+    relayed: bool = False  # connected through a relay only
+
+
+class Reach(Enum):
+    """How others get to this node."""
+
+    UNKNOWN = "unknown"  # nobody was asked yet, or nobody could say
+    PUBLIC = "public"  # who was asked to dial us did
+    RELAYED = "relayed"  # behind NAT or a firewall, reachable through a relay
+    UNREACHABLE = "unreachable"  # behind NAT or a firewall, and no relay takes us
+
+
+@dataclass(frozen=True)
+class Reachability:
+    """The verdict, why, and what the owner may do about it (empty when nothing needs to be done)."""
+
+    reach: Reach
+    reason: str
+    advice: str = ""
+    relays: tuple[PeerId, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +119,8 @@ class Network(Protocol):
         ...
 
     def statistics(self) -> NetworkStatistics: ...
+
+    def reachability(self) -> Reachability: ...
 
     def add_peer_listener(self, listener: PeerListener) -> None: ...
 

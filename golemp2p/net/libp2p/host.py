@@ -48,6 +48,8 @@ from golemp2p.net.port import (
     NetworkStatistics,
     PeerInfo,
     PeerListener,
+    Reach,
+    Reachability,
     StreamHandler,
 )
 
@@ -170,6 +172,9 @@ class Libp2pNetwork:
             gossip_received=gossip.received if gossip else 0,
             gossip_dropped=gossip.dropped if gossip else 0,
         )
+
+    def reachability(self) -> Reachability:
+        return Reachability(Reach.UNKNOWN, "nobody was asked yet")
 
     def add_peer_listener(self, listener: PeerListener) -> None:
         self._listeners.append(listener)
