@@ -68,7 +68,7 @@ class Engine:
         import docker
 
         try:
-            client = docker.DockerClient(self.url, timeout=5)
+            client = docker.DockerClient(self.url, timeout=30)
         except docker.errors.DockerException:
             return False
         with contextlib.closing(client):

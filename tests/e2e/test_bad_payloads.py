@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 import pytest
+import trio
 
 from golemp2p.core.money import parse_amount
 from tests.e2e.agent import LIMIT, Command, deal, deploy_and_run
@@ -108,8 +109,12 @@ async def test_everything_sold_is_settled_and_the_chain_agrees(net: Net) -> None
     assert {i.status for i in mine} == {"SETTLED"}
     for provider in net.providers:
         async with provider.client() as client:
-            theirs = await client.payment.invoices()
-            assert {i.status for i in theirs} <= {"SETTLED"}
+            with trio.fail_after(60):  # it looks at the chain by itself, after the requestor or before
+                while True:
+                    theirs = await client.payment.invoices()
+                    if {i.status for i in theirs} <= {"SETTLED"}:
+                        break
+                    await trio.sleep(0.1)
             paid = sum(parse_amount(p.amount) for p in await client.payment.payments())
         billed = sum(parse_amount(i.amount) for i in theirs)
         assert net.balance(provider.address) == billed == paid

@@ -122,7 +122,7 @@ async def test_garbage_on_the_ports_of_both_nodes_does_not_touch_a_job(net: Net)
 
 
 def throw(port: int, garbage: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         try:
             connection.sendall(garbage)
             connection.settimeout(0.05)

@@ -111,4 +111,4 @@ def test_no_child_outlives_a_localnet_that_is_killed(tmp_path: Path) -> None:
     assert len(children) >= 4
     process.kill()
     process.communicate(timeout=20)
-    wait_until(lambda: not any(alive(pid) for pid in children), what="the children to end", timeout_s=5.0)
+    wait_until(lambda: not any(alive(pid) for pid in children), what="the children to end", timeout_s=30.0)

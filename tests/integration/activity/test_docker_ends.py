@@ -42,7 +42,7 @@ class Vm:
             known = node.agreements[agreement_id]
             offer = {**known.offer, **self.runtime.offer_properties()}
             node.agreements[agreement_id] = replace(known, offer=offer)  # type: ignore[arg-type] # lists of text
-        activity_id = await self.pair.requestor.service.requestor.create(agreement_id, timeout_s=5)
+        activity_id = await self.pair.requestor.service.requestor.create(agreement_id, timeout_s=30)
         return activity_id, await self.pair.requestor.service.requestor.live_activity(activity_id)
 
     async def left(self) -> Sequence[str]:

@@ -30,7 +30,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
 async def create(pair: Pair, tmp_path: Path, program: bytes, **bounds: float) -> ActivityId:
     url, _ = await pair.publish(program, tmp_path)
     demand = {f"golem.!exp.golemp2p.limit.{name}": value for name, value in bounds.items()}
-    return await pair.requestor.service.requestor.create(pair.agree(url, demand=demand), timeout_s=5)
+    return await pair.requestor.service.requestor.create(pair.agree(url, demand=demand), timeout_s=30)
 
 
 async def live(pair: Pair, activity_id: ActivityId) -> RemoteActivity:
@@ -236,7 +236,7 @@ async def test_an_activity_whose_creation_was_interrupted_may_be_billed(pair: Pa
     requestor = pair.requestor.service.requestor
     agreement_id = pair.agree("gftp://x/y")
     with trio.move_on_after(0):
-        await requestor.create(agreement_id, timeout_s=5)
+        await requestor.create(agreement_id, timeout_s=30)
     (activity_id,) = requestor._asked
     assert requestor.asked_for(agreement_id, activity_id)
     assert not requestor.asked_for(AgreementId("another"), activity_id)
@@ -316,7 +316,7 @@ async def test_a_payload_that_takes_more_disk_than_offered_ends_its_activity(pai
         agreement = node.agreements[agreement_id]
         offer = {**agreement.offer, "golem.inf.storage.gib": 2 / 1024}
         node.agreements[agreement_id] = replace(agreement, offer=offer)
-    activity = await live(pair, await pair.requestor.service.requestor.create(agreement_id, timeout_s=5))
+    activity = await live(pair, await pair.requestor.service.requestor.create(agreement_id, timeout_s=30))
     transfers = []
     for name in "abc":  # each of them is small enough, all together are not
         url, _ = await pair.publish(name.encode() * 1024 * 1024, tmp_path)
@@ -336,7 +336,7 @@ async def test_what_a_short_activity_wrote_is_counted_before_it_is_removed(pair:
         agreement = node.agreements[agreement_id]
         offer = {**agreement.offer, "golem.com.usage.vector": counters}
         node.agreements[agreement_id] = replace(agreement, offer=offer)
-    activity = await live(pair, await pair.requestor.service.requestor.create(agreement_id, timeout_s=5))
+    activity = await live(pair, await pair.requestor.service.requestor.create(agreement_id, timeout_s=30))
     url, _ = await pair.publish(b"x" * 3 * 1024 * 1024, tmp_path)
     transfer = {"transfer": {"from": url, "to": "container:/golem/work/x"}}
     await activity.batch(activity.exec(capture(transfer, RUN))).results(20)

@@ -67,7 +67,7 @@ async def run(pair: Pair, tmp_path: Path, program: bytes, *, deterministic: bool
         known = node.agreements[agreement]
         node.agreements[agreement] = replace(known, offer={**known.offer, "golem.inf.mem.gib": 1.0})
     requestor = pair.requestor.service.requestor
-    activity = await requestor.live_activity(await requestor.create(agreement, timeout_s=5))
+    activity = await requestor.live_activity(await requestor.create(agreement, timeout_s=30))
     batch = activity.batch(activity.exec(json.dumps([{"deploy": {"env": {"A": "b"}}}, {"start": {}}, RUN])))
     results = await batch.results(30)
     assert len(results) == 3, results[-1].message

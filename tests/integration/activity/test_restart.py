@@ -41,7 +41,7 @@ async def test_the_requestor_is_told_that_the_provider_restarted(
             await requestor.network.connect(provider.network.addresses()[0])
             url, _ = await pair.publish(wats.HELLO, tmp_path)
             agreement_id = pair.agree(url)
-            activity_id = await requestor.service.requestor.create(agreement_id, timeout_s=5)
+            activity_id = await requestor.service.requestor.create(agreement_id, timeout_s=30)
             agreements = provider.agreements
         # A kill leaves the last stored state, not a farewell.
         async with open_storage(database) as storage:

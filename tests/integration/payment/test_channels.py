@@ -112,7 +112,11 @@ async def test_nobody_comes_back(tmp_path: Path) -> None:
             return (await pair.requestor.channel(Side.PAYER)).state is ChannelStatus.DONE
 
         await until(done, timeout_s=20)
-        assert await pair.state(pair.requestor, NOTE, note) is DocumentState.SETTLED  # it saw the claim by itself
+
+        async def settled() -> bool:  # it saw the claim by itself
+            return await pair.state(pair.requestor, NOTE, note) is DocumentState.SETTLED
+
+        await until(settled, timeout_s=20)
 
 
 async def test_a_close_while_the_provider_is_up_is_answered_within_the_grace(tmp_path: Path) -> None:

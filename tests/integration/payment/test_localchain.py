@@ -33,7 +33,7 @@ async def test_the_chain_dies_with_a_killed_parent() -> None:
         child = psutil.Process(int(await trio.to_thread.run_sync(parent.stdout.readline)))
         parent.kill()
         parent.wait()
-        gone, _ = psutil.wait_procs([child], timeout=5)
+        gone, _ = psutil.wait_procs([child], timeout=30)
         # As an orphan it may stay a zombie until its adopter reaps it.
         assert gone or child.status() == psutil.STATUS_ZOMBIE
 

@@ -314,7 +314,7 @@ class RuntimeContract:
         self, runtime: Runtime, payloads: Payloads, tmp_path: Path
     ) -> None:
         async with self.deployed(runtime, payloads.hello, tmp_path) as instance:
-            with trio.fail_after(5), pytest.raises(RuntimeFailureError):
+            with trio.fail_after(30), pytest.raises(RuntimeFailureError):
                 await instance.connect(4321)
 
     async def test_what_lives_is_not_lost(self, runtime: Runtime, payloads: Payloads, tmp_path: Path) -> None:

@@ -409,7 +409,7 @@ async def test_a_requestor_uses_an_executable_runtime_and_nothing_is_left(site: 
             offer = {**known.offer, "golem.runtime.name": "shell"}
             node.agreements[agreement] = replace(known, offer=offer, demand=known.demand)
         service = requestor.service.requestor
-        activity = await service.live_activity(await service.create(agreement, timeout_s=5))
+        activity = await service.live_activity(await service.create(agreement, timeout_s=30))
         run = {"entry_point": "background", "capture": {"stdout": {"stream": {}}, "stderr": {"stream": {}}}}
         echo = {**run, "entry_point": "echo", "args": ["a word"]}
         script = [{"deploy": {"env": {"COLOUR": "red"}}}, {"start": {}}, {"run": run}, {"run": echo}]

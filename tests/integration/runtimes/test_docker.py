@@ -151,7 +151,7 @@ class TestDocker(ImageContract):
     ) -> None:
         payload = payloads.program("leaver")
         async with self.deployed(runtime, payload, tmp_path) as instance:
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 status, output = await self.run(instance, payload)
             assert (status.code, bytes(output.stdout)) == (0, b"left\n")
             _, output = await self.run(instance, payloads.sh("ps"))
@@ -251,7 +251,7 @@ class TestDocker(ImageContract):
                 await output.seen.wait()
                 await runtime._find().remove(instance._machine.container)  # type: ignore[attr-defined] # white box
                 assert "container" in await instance.lost()
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 while not ended:
                     await trio.lowlevel.checkpoint()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -74,7 +75,8 @@ async def shell(
 
 
 def alive(marker: str) -> list[int]:
-    """Processes whose command line holds ``marker``."""
+    """Processes whose command line holds ``marker`` as a word: other tests' hashes and ports hold its digits, too."""
+    word = re.compile(rb"(?<![\w-])" + re.escape(marker.encode()) + rb"(?!\w)")
     found = []
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
@@ -82,13 +84,13 @@ def alive(marker: str) -> list[int]:
                 line = (path / "cmdline").read_bytes()
             except OSError:
                 continue
-            if marker.encode() in line and path.name != str(os.getpid()):
+            if word.search(line) and path.name != str(os.getpid()):
                 found.append(int(path.name))
     return found
 
 
 async def none_alive(marker: str) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while alive(marker):  # noqa: ASYNC110 - /proc has no events
             await trio.sleep(0.01)
 
@@ -242,7 +244,7 @@ async def test_cancelling_spares_what_earlier_runs_left_running(session: GuestSe
 async def test_a_fork_bomb_dies_when_cancelled(session: GuestSession) -> None:
     """As a user of its own with a process limit; root is bound by its container's limit instead."""
     bomb = "print 1; while (1) { fork }"  # perl is in every Debian; a shell gives up when it cannot fork
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         with trio.move_on_after(0.5):
             await session.run(
                 ["perl", "-e", bomb, "4716"],
@@ -251,7 +253,7 @@ async def test_a_fork_bomb_dies_when_cancelled(session: GuestSession) -> None:
                 limits=RunLimits(processes=60),
                 output=Output(),
             )
-        assert alive("4716") == []
+        await none_alive("4716")  # where killing takes longer than GUEST_KILL_S the session is given up first
 
 
 async def test_a_payload_that_stops_or_kills_its_keeper_gains_nothing(session: GuestSession) -> None:
@@ -287,9 +289,9 @@ async def test_a_slow_reader_slows_the_program_and_a_kill_gets_through(session: 
         await trio.sleep(0.05)
 
     with trio.move_on_after(0.5):
-        await session.run(["yes"], env=ENV, output=sip)
+        await session.run(["yes", "4721"], env=ENV, output=sip)
     assert 0 < taken < 10 * 65_536
-    assert alive("yes\0") == []
+    assert alive("4721") == []
 
 
 async def test_the_tiniest_writes_cannot_fill_our_memory(session: GuestSession) -> None:
@@ -418,7 +420,7 @@ async def test_what_is_too_large_or_no_file_is_refused(session: GuestSession, tm
         async with files.reading(f"{volume}/large", max_bytes=4999):
             pass
     with pytest.raises(GuestPathError, match="no regular file"):
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             async with files.reading(f"{volume}/pipe", max_bytes=4999):
                 pass
     with pytest.raises(UsageError, match="bytes"):
@@ -490,7 +492,7 @@ async def test_the_agent_kills_everything_and_ends_when_the_host_is_gone(
         ours_again = session._stream
         assert isinstance(ours_again, trio.SocketStream)
         ours_again.socket.shutdown(socket.SHUT_RDWR)  # as when a node dies
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             assert await session.lost()
     await none_alive("4720")
     assert await trio.to_thread.run_sync(process.wait) == 0
