@@ -520,3 +520,27 @@ PUNCH_MAX_ADDRESSES: Final = 4
 PUNCH_PER_S: Final = 0.05  # of one peer
 PUNCH_BURST: Final = 3
 RELAYED_LINGER_S: Final = 30.0  # a relayed connection beside a direct one, before it is closed
+
+# --- bulk lane: TLS sockets beside libp2p (net/lane*.py) --------------------------------------------------------------
+LANE_MIN_BYTES: Final = 4 * MIB  # smaller files are there before a lane is set up
+LANE_TICKET_S: Final = 15.0  # from the offer of a lane to its first byte
+LANE_MAX_TICKETS: Final = 256  # offered and not yet used, of all peers
+LANE_MAX_TICKETS_PER_PEER: Final = 16
+LANE_MAX_LANES: Final = 64  # at a time, theirs and ours
+LANE_MAX_LANES_PER_PEER: Final = 16  # further transfers take libp2p streams
+LANE_THREADS: Final = 4 * LANE_MAX_LANES  # one reads, one writes, two hash
+LANE_MAX_PENDING: Final = 64  # connections that have not shown a ticket yet; further ones are closed
+LANE_MAX_PENDING_PER_HOST: Final = 16  # several nodes may share an address; localnet has all on one
+LANE_HELLO_S: Final = 5.0  # from accept to a ticket; 20 bytes that are sent at once
+LANE_HANDSHAKE_S: Final = 10.0  # TLS and token; takes 5 ms
+LANE_DIAL_S: Final = 3.0  # all attempts of one side; then the other one dials, or libp2p carries it
+LANE_DIAL_STAGGER_S: Final = 0.15  # between attempts at one peer's addresses
+LANE_MAX_PLACES: Final = 8  # addresses that are offered, and that are tried
+LANE_MAX_CERT_BYTES: Final = 1024  # ours have about 320
+LANE_FORGET_S: Final = 300.0  # so long no lane is tried with a peer that could not be reached by one
+LANE_REMEMBERED_PEERS: Final = 1_000
+LANE_BLOCK_BYTES: Final = MIB  # one buffer between two threads
+LANE_BUFFERS: Final = 4  # of one transfer
+LANE_LINGER_S: Final = 1.0  # for the peer to read our last words before the socket goes
+LANE_PROGRESS_S: Final = 0.2
+LANE_UNNAMED_FILES: Final = 1_000  # that wait to be hashed by sha3-256, too
