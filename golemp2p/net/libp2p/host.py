@@ -26,6 +26,7 @@ from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
+from libp2p.security.noise.patterns import IPattern, PatternXX
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
@@ -40,6 +41,7 @@ from golemp2p.net.libp2p.dht import Dht, make_dht
 from golemp2p.net.libp2p.gossip import Gossip, make_pubsub
 from golemp2p.net.libp2p.inbound import InboundGuard
 from golemp2p.net.libp2p.peers import PeerKeeper
+from golemp2p.net.libp2p.pnet import prologue_of
 from golemp2p.net.libp2p.streams import Libp2pStream, contain, run_handler
 from golemp2p.net.port import (
     ByteStream,
@@ -57,22 +59,32 @@ log = structlog.get_logger(__name__)
 _ADDRESS_TTL_S = 24 * 3600
 
 
+class _Noise(NoiseTransport):  # type: ignore[misc] # libp2p ships no types
+    """Noise whose handshake only succeeds between nodes of one network."""
+
+    prologue = b""
+
+    def get_pattern(self) -> IPattern:
+        return PatternXX(self.local_peer, self.libp2p_privkey, self.noise_privkey, self.early_data, self.prologue)
+
+
 def make_host(key: NodeKey, config: NetConfig) -> Any:
     """TCP, Noise only, Yamux only; no resource manager (its limits do not act; ours are in inbound.py, streams.py)."""
     pair = create_new_key_pair(key.secret)
     own = ID.from_pubkey(pair.public_key)
     peerstore = PeerStore()
     peerstore.add_key_pair(own, pair)
+    noise = _Noise(pair, noise_privkey=create_x25519_key_pair().private_key)
+    noise.prologue = prologue_of(config.network, config.psk)
     swarm = Swarm(
         own,
         peerstore,
         TransportUpgrader(
-            secure_transports_by_protocol={
-                TProtocol(NOISE_ID): NoiseTransport(pair, noise_privkey=create_x25519_key_pair().private_key)
-            },
+            secure_transports_by_protocol={TProtocol(NOISE_ID): noise},
             muxer_transports_by_protocol={TProtocol(YAMUX_ID): Yamux},
         ),
         transports=[TCP()],
+        psk=config.psk.hex() if config.psk else None,
         retry_config=RetryConfig(max_retries=1, initial_delay=0.05),
         # PeerKeeper keeps the number of peers; libp2p's auto-connector is told to want none.
         connection_config=ConnectionConfig(

@@ -43,9 +43,11 @@ from libp2p.kad_dht import common as kad_common  # noqa: E402
 from libp2p.network.connection.exceptions import RawConnError  # noqa: E402
 from libp2p.stream_muxer.exceptions import MuxedStreamError  # noqa: E402
 
+from golemp2p.net.libp2p.pnet import protect  # noqa: E402
+
 VERSION: Final = "0.8.1"
 KAD_PROTOCOL: Final = "/golemp2p/kad/1"
-ALL: Final = frozenset("abchklqsuw")
+ALL: Final = frozenset("abchklpqsuw")
 # sha-256 (first 16 digits) of the source of what is replaced.
 SOURCES: Final = {
     "YamuxStream.write": "d87f74dfb53ab194",
@@ -262,6 +264,11 @@ def _apply_l() -> None:
     swarm_connection.logging = logging.getLogger("libp2p.network.connection")
 
 
+# p: libp2p's private networks use Salsa20 with an 8-byte nonce; everybody else's XSalsa20, as the specification says.
+def _apply_p() -> None:
+    swarm.new_protected_conn = protect
+
+
 # q: the queues between gossip and its subscriber, and between gossip and each peer, have 32 places and drop silently: a
 #    node that forwards to nine peers lost 14 % of a burst of 150 messages.
 def _apply_q() -> None:
@@ -277,6 +284,7 @@ _APPLY: Final[dict[str, Callable[[], None]]] = {
     "h": _apply_h,
     "k": _apply_k,
     "l": _apply_l,
+    "p": _apply_p,
     "q": _apply_q,
     "s": _apply_s,
     "u": _apply_u,
