@@ -5,11 +5,12 @@ Unknown keys are errors, in the file and in the sections.
 
 from __future__ import annotations
 
+import fnmatch
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from golemp2p import limits
@@ -29,13 +30,15 @@ class Section(BaseModel):
 
 
 class NetSection(Section):
-    """``network`` and ``subnet`` separate markets; nodes of another network never get past the handshake. ``psk``: 64
+    """``network`` and ``subnet`` separate markets; nodes of another network never get past the handshake; ``subnets``:
+    patterns of those that the network allows. ``psk``: 64
     hex digits that every node of a private network has. ``relay``: be reachable through others while nobody can dial
     us; ``relay_service``: be such a relay; ``mdns``: find nodes on the LAN; ``upnp``: ask the router for a port.
     """
 
     network: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] = "local"
     subnet: Annotated[str, Field(min_length=1, max_length=64)] = "public"
+    subnets: list[str] = ["*"]
     listen: list[str] = ["/ip4/0.0.0.0/tcp/11155"]
     bootstrap: list[str] = []
     announce: list[str] = []
@@ -45,6 +48,12 @@ class NetSection(Section):
     relay_service: bool = False
     mdns: bool = False
     upnp: bool = False
+
+    @model_validator(mode="after")
+    def _subnet_is_allowed(self) -> NetSection:
+        if not any(fnmatch.fnmatchcase(self.subnet, pattern) for pattern in self.subnets):
+            raise ValueError(f"the network does not allow subnet {self.subnet!r}, only {', '.join(self.subnets)}")
+        return self
 
 
 class RestSection(Section):
@@ -228,13 +237,16 @@ def read_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read {path}: {exc}") from exc
 
 
-def load_settings(path: Path, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
-    """The file at ``path`` (may be absent), the environment over it, ``overrides`` (flags) over both.
+def load_settings(
+    path: Path, overrides: dict[str, dict[str, Any]] | None = None, *, defaults: dict[str, Any] | None = None
+) -> Settings:
+    """The file at ``path`` (may be absent), the environment over it, ``overrides`` (flags) over both; ``defaults`` (of
+    the network's profile, :meth:`golemp2p.profiles.NetworkProfile.settings`) below all.
 
     Raises UsageError naming the key that is wrong.
     """
     try:
-        settings = Settings(**read_file(path))
+        settings = Settings(**_over(defaults or {}, read_file(path)))
         if overrides:
             merged = settings.model_dump()
             for section, values in overrides.items():
@@ -250,6 +262,16 @@ def load_settings(path: Path, overrides: dict[str, dict[str, Any]] | None = None
             hint=f"look at {path} and at GOLEMP2P_{where.upper().replace('.', '__')}",
         ) from exc
     return settings
+
+
+def _over(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """``values``, and of ``defaults`` what they do not say, section by section."""
+    both = {
+        name: {**section, **values[name]} if isinstance(values.get(name), dict) else section
+        for name, section in defaults.items()
+        if isinstance(values.get(name, {}), dict)
+    }
+    return {**values, **both}
 
 
 def _with(values: dict[str, Any]) -> Settings:

@@ -506,6 +506,8 @@ DIAL_STAGGER_S: Final = 0.15  # between two addresses of a peer, tried beside ea
 DIAL_RELAY_DELAY_S: Final = 0.5  # direct addresses are given so much of a start
 DIAL_RELAYS_TRIED: Final = 3  # relays that we know, for a peer without an address that answers
 REACH_LOOK_S: Final = 2.0  # how often relays and own addresses are looked at
+REACH_LOOK_NEW_S: Final = 0.3  # after a new connection: identify takes so long
+REACH_LOOK_MIN_S: Final = 0.05  # between two looks, however many peers come
 REACH_ASK_S: Final = 600.0  # how often others are asked to dial us
 REACH_ASK_FIRST_S: Final = 15.0  # as long as nobody could say
 REACH_ASKED: Final = 3  # peers each time
@@ -544,3 +546,11 @@ LANE_BUFFERS: Final = 4  # of one transfer
 LANE_LINGER_S: Final = 1.0  # for the peer to read our last words before the socket goes
 LANE_PROGRESS_S: Final = 0.2
 LANE_UNNAMED_FILES: Final = 1_000  # that wait to be hashed by sha3-256, too
+
+# --- networks (issue 6) -----------------------------------------------------------------------------------------------
+MAX_PROFILE_BYTES: Final = 64 * 1024  # a network profile; a real one has 1 KiB
+PROFILE_FETCH_TIMEOUT_S: Final = 20.0
+DNSADDR_TIMEOUT_S: Final = 5.0
+DNSADDR_MAX_ADDRESSES: Final = 64  # of one name, all that it refers to included
+DNSADDR_MAX_DEPTH: Final = 4  # names that refer to names
+BOOTNODE_REPORT_S: Final = 60.0  # between two lines of a bootnode's log

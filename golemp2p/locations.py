@@ -58,6 +58,16 @@ class Locations:
         return self.data / "work"
 
     @property
+    def networks(self) -> Path:
+        """Profiles of the networks that were joined; the keys of private ones are in them."""
+        return self.data / "networks"
+
+    @property
+    def active_network(self) -> Path:
+        """The name of the one that the node runs on."""
+        return self.data / "network"
+
+    @property
     def lock(self) -> Path:
         """Held by the running node."""
         return self.data / "lock"

@@ -6,13 +6,12 @@ the node's offers and demands and closes everything in order.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -45,18 +44,16 @@ from golemp2p.api.presence import Presence
 from golemp2p.api.server import serve_rest
 from golemp2p.config import Settings
 from golemp2p.core.agreement import Agreement, AgreementState
-from golemp2p.core.eip712 import Domain
 from golemp2p.core.ids import ActivityId, Address, AgreementId, PeerId
 from golemp2p.core.manifest import OutboundRule, check_whitelist
 from golemp2p.core.money import parse_amount
 from golemp2p.core.peer import address_of
-from golemp2p.errors import NotFoundError, PolicyError, UsageError
+from golemp2p.errors import NotFoundError, UsageError
 from golemp2p.gsb.files import ServedFiles
 from golemp2p.gsb.services import Services
 from golemp2p.identity import NodeKey
 from golemp2p.locations import Locations
 from golemp2p.market.service import MarketService
-from golemp2p.net.config import NetConfig
 from golemp2p.net.data import DataService
 from golemp2p.net.libp2p import open_libp2p_network
 from golemp2p.net.port import Network
@@ -74,6 +71,7 @@ from golemp2p.storage import Storage, open_storage
 from golemp2p.storage import app_keys as app_key_rows
 from golemp2p.storage.content import ContentStore
 from golemp2p.vpn.service import VpnService
+from golemp2p.wiring import domain_of, net_config, only_one
 
 log = structlog.get_logger("golemp2p.node")
 
@@ -161,34 +159,6 @@ def channel_settings(settings: Settings) -> ChannelSettings:
     )
 
 
-def domain_of(settings: Settings) -> Domain:
-    """What this node's signatures are valid for: the network, and the chain that it settles on (0: none)."""
-    chains = settings.payment.networks
-    return Domain(settings.net.network, merge(chains[0]).chain_id if chains else 0)
-
-
-@contextmanager
-def _only_one(locations: Locations) -> Iterator[None]:
-    """Two nodes on one data directory would corrupt it and sign against each other."""
-    locations.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Made by hand or by a copy they may be open to all; a payment network's URL may hold a secret.
-    for path, mode in ((locations.data, 0o700), (locations.config, 0o600)):
-        try:
-            path.chmod(mode)
-        except FileNotFoundError:
-            pass
-        except OSError as exc:
-            log.warning("permissions_not_set", path=str(path), error=exc.strerror)
-    with locations.lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PolicyError(
-                f"another node is running on {locations.data}", hint="stop it, or give --data-dir another directory"
-            ) from None
-        yield
-
-
 async def _load_keys(storage: Storage, locations: Locations, origins: Sequence[str]) -> tuple[AppKeys, str]:
     """The stored app-keys, one from the environment if given, and the one of the local commands."""
     stored = await storage.run(app_key_rows.list_app_keys)
@@ -245,27 +215,14 @@ async def open_node(
 ) -> AsyncIterator[Node]:
     """Start a node; ready when entered. ``network``: another adapter than libp2p (tests, simulation);
     ``voucher_key``: signs vouchers of payment channels instead of ``key``."""
-    with _only_one(locations), bind_rest(settings.rest.listen) as rest_socket:
+    with only_one(locations), bind_rest(settings.rest.listen) as rest_socket:
         async with open_storage(locations.database) as storage:
             if network is not None:
                 async with _run_services(settings, locations, key, voucher_key, storage, network, rest_socket) as node:
                     yield node
             else:
-                config = NetConfig(
-                    listen=tuple(settings.net.listen),
-                    bootstrap=tuple(settings.net.bootstrap),
-                    announce=tuple(settings.net.announce),
-                    network=settings.net.network,
-                    subnet=settings.net.subnet,
-                    dht=settings.net.dht,
-                    psk=bytes.fromhex(settings.net.psk) or None,
-                    use_relays=settings.net.relay,
-                    relay_service=settings.net.relay_service,
-                    mdns=settings.net.mdns,
-                    upnp=settings.net.upnp,
-                )
                 async with (
-                    open_libp2p_network(key, config) as libp2p,
+                    open_libp2p_network(key, net_config(settings)) as libp2p,
                     _run_services(settings, locations, key, voucher_key, storage, libp2p, rest_socket) as node,
                 ):
                     yield node

@@ -29,10 +29,11 @@ CONFIG = """\
 version = 1
 
 [net]
-network = "local"
-subnet = "public"
 listen = ["/ip4/0.0.0.0/tcp/11155"]
-bootstrap = []            # multiaddrs of nodes that are up, e.g. "/ip4/…/tcp/11155/p2p/16Uiu2…"
+# What follows is said by the network's profile (golemp2p network join FILE); here it would count more.
+# network = "local"
+# subnet = "public"
+# bootstrap = []          # multiaddrs of nodes that are up, e.g. "/ip4/…/tcp/11155/p2p/16Uiu2…"
 
 [rest]
 listen = "127.0.0.1:7465"

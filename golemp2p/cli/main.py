@@ -12,12 +12,14 @@ from golemp2p.cli import (
     agreement,
     app_key,
     audit,
+    bootnode,
     explore,
     image,
     init,
     job,
     localnet,
     match,
+    network,
     payment,
     run,
     runtime,
@@ -52,6 +54,7 @@ def options(
 
 init.add_to(app)
 run.add_to(app)
+bootnode.add_to(app)
 explore.add_to(app)
 match.add_to(app)
 localnet.add_to(app)
@@ -60,6 +63,7 @@ app.add_typer(job.app, name="job")
 app.add_typer(image.app, name="image")
 app.add_typer(app_key.app, name="app-key")
 app.add_typer(agreement.app, name="agreement")
+app.add_typer(network.app, name="network")
 app.add_typer(payment.app, name="payment")
 app.add_typer(audit.app, name="audit")
 app.add_typer(runtime.app, name="runtime")

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from golemp2p.cli.common import AsJson, DataDir, ExitCode, echo, echo_json, facts, first_error, locations_of, run_async
+from golemp2p.cli.common import AsJson, DataDir, echo, echo_json, facts, first_error, locations_of, run_async
 from golemp2p.cli.init import PasswordFile, read_password
+from golemp2p.cli.network import net_overrides, profile_of
+from golemp2p.cli.serving import until_signal
 from golemp2p.errors import PolicyError
 
 if TYPE_CHECKING:
+    import trio
+
     from golemp2p.config import Settings
     from golemp2p.identity import NodeKey
     from golemp2p.locations import Locations
@@ -41,7 +45,10 @@ def add_to(app: typer.Typer) -> None:
         bootstrap: Annotated[
             list[str] | None, typer.Option("--bootstrap", help="Multiaddr of a node that is up; repeatable.")
         ] = None,
-        network: Annotated[str | None, typer.Option("--network", help="Name of the p2p network.")] = None,
+        network: Annotated[
+            str | None,
+            typer.Option("--network", help="Network: its name, one that was joined, or a profile's FILE.toml."),
+        ] = None,
         subnet: Annotated[str | None, typer.Option("--subnet", help="Market subnet.")] = None,
         rest: Annotated[str | None, typer.Option("--rest", help="HOST:PORT of the REST API.")] = None,
         as_json: AsJson = False,
@@ -58,13 +65,14 @@ def add_to(app: typer.Typer) -> None:
             unlocking = pool.submit(_unlock, where, password)
             from golemp2p.config import load_settings
 
-            net = {"listen": listen, "bootstrap": bootstrap, "network": network, "subnet": subnet}
+            profile = profile_of(where, network)
+            flags = {"listen": listen, "bootstrap": bootstrap, "network": network, "subnet": subnet}
             overrides: dict[str, dict[str, Any]] = {
-                "net": {name: value for name, value in net.items() if value},
+                "net": net_overrides(profile if network else None, flags),
                 "rest": {"listen": rest} if rest else {},
                 "provider": {"runtimes": [name.strip() for name in runtimes.split(",")]} if runtimes else {},
             }
-            settings = load_settings(where.config, overrides)
+            settings = load_settings(where.config, overrides, defaults=profile.settings() if profile else None)
             if provider and not settings.payment.networks:
                 raise PolicyError(
                     "a provider without a payment network could never be paid",
@@ -99,34 +107,19 @@ async def _serve(
     settings: Settings, where: Locations, key: NodeKey, voucher_key: NodeKey | None, provider: bool, *, as_json: bool
 ) -> int:
     """The exit code: 0 after SIGTERM, INTERRUPTED after Ctrl-C."""
-    import signal
-
-    import trio
-
     from golemp2p import log
     from golemp2p.node import facts_of, open_node
 
     log.configure(settings.log.level, settings.log.format)
-    code = int(ExitCode.OK)
-    stop = trio.Event()
-    # Both signals end the node in its own order; a KeyboardInterrupt would come out wherever it happened to be.
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
 
-            async def stop_on_signal() -> None:
-                nonlocal code
-                async for number in signals:
-                    code = int(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.OK)
-                    stop.set()
-                    nursery.cancel_scope.cancel()  # also while the node is still starting
+    async def serve(nursery: trio.Nursery, stop: trio.Event) -> None:
+        async with open_node(settings, where, key, voucher_key=voucher_key) as node:
+            _announce(facts_of(node), as_json=as_json)
+            if provider:
+                nursery.start_soon(_provide, node)
+            await stop.wait()
 
-            nursery.start_soon(stop_on_signal)
-            async with open_node(settings, where, key, voucher_key=voucher_key) as node:
-                _announce(facts_of(node), as_json=as_json)
-                if provider:
-                    nursery.start_soon(_provide, node)
-                await stop.wait()
-    return code
+    return await until_signal(serve)
 
 
 async def _provide(node: Any) -> None:

@@ -61,8 +61,7 @@ class MarketService:
         rpc.serve(
             PROTOCOL,
             {
-                "pull": self.sync.on_pull,
-                "push": self.sync.on_push,
+                **self.sync.handlers(),
                 "counter": self.negotiation.on_counter,
                 "reject": self.negotiation.on_reject,
                 "agree": self.agreements.on_agree,

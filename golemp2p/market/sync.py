@@ -23,7 +23,7 @@ from golemp2p.errors import GolemError, PolicyError, RemoteProtocolError
 from golemp2p.market.book import Applied, OrderBook
 from golemp2p.net.port import GossipMessage, Network, Verdict
 from golemp2p.net.ratelimit import RateLimit
-from golemp2p.net.rpc import Rpc
+from golemp2p.net.rpc import Method, Rpc
 from golemp2p.wire.p2p.market import PROTOCOL, PullBody, RecordBody, RecordsBody
 
 log = structlog.get_logger("golemp2p.market.sync")
@@ -67,6 +67,10 @@ class RecordSync:
         self._pushes = RateLimit(limits.PUSHED_RECORDS_PER_S, limits.PUSHED_RECORDS_BURST)
         self._announce, self._announced = trio.open_memory_channel[MarketRecord](limits.MAX_RECORDS)
         self._connected, self._connections = trio.open_memory_channel[PeerId](1_000)
+
+    def handlers(self) -> dict[str, Method]:
+        """Of the requests that nodes answer about records."""
+        return {"pull": self.on_pull, "push": self.on_push}
 
     async def join(self, subnet: str) -> None:
         """Take part in the gossip of ``subnet``; idempotent."""

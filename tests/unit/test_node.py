@@ -9,7 +9,8 @@ import pytest
 
 from golemp2p.errors import UsageError
 from golemp2p.locations import Locations
-from golemp2p.node import _only_one, bind_rest
+from golemp2p.node import bind_rest
+from golemp2p.wiring import only_one
 
 
 def test_the_data_directory_and_settings_are_closed_to_others(tmp_path: Path) -> None:
@@ -18,7 +19,7 @@ def test_the_data_directory_and_settings_are_closed_to_others(tmp_path: Path) ->
     where = Locations(data, data / "cache")
     where.config.write_text("version = 1")
     where.config.chmod(0o644)
-    with _only_one(where):
+    with only_one(where):
         assert stat.S_IMODE(data.stat().st_mode) == 0o700
         assert stat.S_IMODE(where.config.stat().st_mode) == 0o600
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import psutil
 import trio
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
+from golemp2p import limits
 from golemp2p.core.ids import PeerId
 from golemp2p.core.peer import public_key_of
-from golemp2p.errors import NetworkError, RemoteProtocolError, UsageError
+from golemp2p.errors import GolemError, NetworkError, RemoteProtocolError, UsageError
 
 EXAMPLE = "like /ip4/192.0.2.7/tcp/4001/p2p/16Uiu2HA…"
+CIRCUIT: Final = "/p2p-circuit"
+
+
+@dataclass(frozen=True)
+class Via:
+    """A relay to go through; ``address``: of the relay, when it was told (without /p2p)."""
+
+    relay: PeerId
+    address: Multiaddr | None
 
 
 def parse_dial(text: str) -> tuple[PeerId, str, str, int]:
@@ -35,7 +48,18 @@ def parse_dial(text: str) -> tuple[PeerId, str, str, int]:
 
 
 async def dial_addresses(text: str) -> tuple[PeerId, list[Multiaddr]]:
-    """The peer and the numeric multiaddrs (without /p2p) to dial. Raises UsageError, NetworkError (name unknown)."""
+    """The peer and the numeric multiaddrs (without its /p2p) to dial; ``text`` may lead through a relay.
+
+    Raises UsageError, NetworkError (name unknown).
+    """
+    before, circuit, after = text.partition(CIRCUIT)
+    if circuit:
+        relay, addresses = await dial_addresses(before)
+        target = after.removeprefix("/p2p/")
+        if "/" in target:
+            raise UsageError(f"{text!r} is not an address of a peer", hint=EXAMPLE)
+        public_key_of(target)
+        return PeerId(target), [Multiaddr(f"{address}/p2p/{relay}{CIRCUIT}") for address in addresses]
     peer, kind, host, port = parse_dial(text)
     if kind in ("ip4", "ip6"):
         hosts = [(kind, host)]
@@ -56,11 +80,86 @@ def check_bootstrap(texts: tuple[str, ...]) -> None:
     """Raises UsageError for text that can never be dialled; whether somebody answers is seen later."""
     for text in texts:
         try:
-            _, kind, host, port = parse_dial(text)
+            before, circuit, after = text.partition(CIRCUIT)
+            if circuit:
+                public_key_of(after.removeprefix("/p2p/"))
+            _, kind, host, port = parse_dial(before)
             if kind in ("ip4", "ip6"):
                 Multiaddr(f"/{kind}/{host}/tcp/{port}")
         except (RemoteProtocolError, UsageError, ValueError) as exc:
             raise UsageError(f"bootstrap address {text!r} is no address of a peer: {exc}", hint=EXAMPLE) from exc
+
+
+def dial_plan(texts: Sequence[str], *, own: PeerId, target: PeerId) -> tuple[list[Multiaddr], list[Via]]:
+    """What is known of ``target`` as addresses to dial directly, most promising first, and relays to go through.
+
+    Loopback counts only when there is nothing else: others announce theirs, and it would be ours.
+    """
+    direct: dict[str, Multiaddr] = {}
+    through: dict[PeerId, Via] = {}
+    for full in texts:
+        text = full.removesuffix(f"/p2p/{target}")
+        before, circuit, after = text.partition(CIRCUIT)
+        try:
+            if circuit:
+                relay, kind, host, port = parse_dial(before)
+                if not after and relay not in (own, target):
+                    through.setdefault(relay, Via(relay, _numeric(kind, host, port)))
+                continue
+            address = _numeric(*parse_dial(f"{text}/p2p/{target}")[1:])
+        except (GolemError, ValueError):
+            continue  # of a kind that is unknown here, or malformed: somebody else's claim
+        if address is not None:
+            direct[str(address)] = address
+    chosen = [address for address in direct.values() if not is_loopback(str(address))] or list(direct.values())
+    return chosen[: limits.DIAL_MAX_ADDRESSES], list(through.values())
+
+
+def _numeric(kind: str, host: str, port: int) -> Multiaddr | None:
+    """None for a name: whoever may be asked to resolve other people's names can be made to ask anybody."""
+    return Multiaddr(f"/{kind}/{host}/tcp/{port}") if kind in ("ip4", "ip6") else None
+
+
+def host_of(address: str) -> str:
+    """The IP address or name in ``/ip4/HOST/…``; "" when there is none."""
+    parts = address.split("/")
+    return parts[2] if len(parts) > 2 else ""
+
+
+def is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(host_of(address)).is_loopback
+    except ValueError:
+        return False
+
+
+_LOCAL_NETWORKS: Final = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "127.0.0.0/8",
+        "::1/128",
+        "fc00::/7",
+        "fe80::/10",
+    )
+)
+
+
+def is_local(ip: str) -> bool:
+    """Of a LAN, of a provider's own network (RFC 6598) or of this machine: of no use to strangers."""
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return False
+    return any(address in network for network in _LOCAL_NETWORKS if network.version == address.version)
+
+
+def interface_ips() -> frozenset[str]:
+    return frozenset(_interface_hosts("ip4")) | frozenset(_interface_hosts("ip6"))
 
 
 def dialable(addresses: Sequence[Multiaddr]) -> list[Multiaddr]:

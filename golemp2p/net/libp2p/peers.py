@@ -17,6 +17,7 @@ from golemp2p import limits
 from golemp2p.core.ids import PeerId
 from golemp2p.errors import GolemError, NetworkError
 from golemp2p.net.config import NetConfig
+from golemp2p.net.libp2p.dnsaddr import is_dnsaddr, resolve_dnsaddr
 from golemp2p.net.port import ByteStream
 
 if TYPE_CHECKING:
@@ -71,19 +72,18 @@ class PeerKeeper:
         random.shuffle(known)
         now = trio.current_time()
         self.dismissed_until = {peer: until for peer, until in self.dismissed_until.items() if until > now}
-        targets = list(dict.fromkeys([*self._config.bootstrap, *known[: self._config.min_peers]]))
-        targets = [a for a in targets if a.rpartition("/p2p/")[2] not in self.dismissed_until]
         failed: list[str] = []
+        bootstrap = await self._bootstrap(failed)
+        targets = list(dict.fromkeys([*bootstrap, *known[: self._config.min_peers]]))
+        targets = [a for a in targets if a.rpartition("/p2p/")[2] not in self.dismissed_until]
 
         async def dial(address: str) -> None:
             try:
                 await self._network.connect(address)
             except GolemError as exc:
-                if address in self._config.bootstrap and self._network.peer_id not in address:
+                if address in bootstrap and self._network.peer_id not in address:
+                    self._complain(address, exc)
                     failed.append(address)
-                    level = "debug" if address in self._unreached else "warning"  # once, until it was reached again
-                    self._unreached.add(address)
-                    getattr(log, level)("bootstrap peer not reached", address=address, error=str(exc))
             else:
                 self._unreached.discard(address)
 
@@ -91,6 +91,27 @@ class PeerKeeper:
             for address in targets:
                 nursery.start_soon(dial, address)
         return bool(failed)
+
+    async def _bootstrap(self, failed: list[str]) -> list[str]:
+        """The bootstrap addresses, with those that DNS has for each name; names without an answer go to ``failed``."""
+        addresses: list[str] = []
+        for address in self._config.bootstrap:
+            if not is_dnsaddr(address):
+                addresses.append(address)
+                continue
+            try:
+                addresses += await resolve_dnsaddr(address)
+            except NetworkError as exc:
+                self._complain(address, exc)
+                failed.append(address)
+            else:
+                self._unreached.discard(address)
+        return addresses
+
+    def _complain(self, address: str, error: GolemError) -> None:
+        level = "debug" if address in self._unreached else "warning"  # once, until it was reached again
+        self._unreached.add(address)
+        getattr(log, level)("bootstrap peer not reached", address=address, error=str(error))
 
     # --- keepalive --------------------------------------------------------------------------------------------------
     def watch(self, peer: PeerId, nursery: trio.Nursery) -> None:

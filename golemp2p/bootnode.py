@@ -1,0 +1,86 @@
+"""A node that only helps others to find and to reach each other: bootstrap, DHT, relay, and a memory of offers.
+
+It has no market of its own, no activities, no payments, no REST API, and holds no money.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+import trio
+
+from golemp2p import __version__, limits
+from golemp2p.config import Settings
+from golemp2p.core.records import MarketRecord
+from golemp2p.identity import NodeKey
+from golemp2p.market.book import Applied, OrderBook
+from golemp2p.market.sync import RecordSync
+from golemp2p.net.libp2p import open_libp2p_network
+from golemp2p.net.port import Network
+from golemp2p.net.rpc import Rpc
+from golemp2p.wire.p2p.market import PROTOCOL
+from golemp2p.wiring import domain_of, net_config
+
+log = structlog.get_logger("golemp2p.bootnode")
+EXPIRE_EVERY_S: Final = 30.0
+
+
+@dataclass(frozen=True)
+class BootNode:
+    """A running bootnode."""
+
+    settings: Settings
+    network: Network
+    book: OrderBook
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "peer_id": self.network.peer_id,
+            "addresses": list(self.network.addresses()),
+            "network": self.settings.net.network,
+            "private": bool(self.settings.net.psk),
+        }
+
+
+def _heard(record: MarketRecord, applied: Applied) -> None:
+    """Nobody here waits for offers."""
+
+
+@asynccontextmanager
+async def open_bootnode(settings: Settings, key: NodeKey) -> AsyncIterator[BootNode]:
+    """Ready when entered. Raises UsageError (addresses)."""
+    async with open_libp2p_network(key, net_config(settings, relay_service=True)) as network:
+        rpc, book = Rpc(network), OrderBook()
+        sync = RecordSync(book, network, rpc, domain_of(settings), time.time, _heard)
+        rpc.serve(PROTOCOL, sync.handlers())
+        async with trio.open_nursery() as nursery:
+            await nursery.start(rpc.run)
+            await nursery.start(sync.run, settings.net.subnet)
+            nursery.start_soon(_expire, book)
+            nursery.start_soon(_report, network, book)
+            node = BootNode(settings, network, book)
+            log.info("bootnode_ready", peer_id=key.peer_id, addresses=list(network.addresses()))
+            yield node
+            nursery.cancel_scope.cancel()
+
+
+async def _expire(book: OrderBook) -> None:
+    while True:
+        await trio.sleep(EXPIRE_EVERY_S)
+        book.remove_expired(time.time())
+
+
+async def _report(network: Network, book: OrderBook) -> None:
+    """For its operator's log."""
+    while True:
+        await trio.sleep(limits.BOOTNODE_REPORT_S)
+        seen = network.statistics()
+        log.info("bootnode", peers=seen.connections, records=len(book), gossip_received=seen.gossip_received)
