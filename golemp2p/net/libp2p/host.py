@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -37,11 +37,14 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from golemp2p.net.libp2p.addresses import check_bootstrap, dial_addresses, dialable, libp2p_id, listen_addresses
+from golemp2p.net.libp2p.circuit import Circuits, RelayService, is_relayed
 from golemp2p.net.libp2p.dht import Dht, make_dht
+from golemp2p.net.libp2p.dialer import Dialer
 from golemp2p.net.libp2p.gossip import Gossip, make_pubsub
 from golemp2p.net.libp2p.inbound import InboundGuard
 from golemp2p.net.libp2p.peers import PeerKeeper
 from golemp2p.net.libp2p.pnet import prologue_of
+from golemp2p.net.libp2p.reach import ReachKeeper
 from golemp2p.net.libp2p.streams import Libp2pStream, contain, run_handler
 from golemp2p.net.port import (
     ByteStream,
@@ -50,7 +53,6 @@ from golemp2p.net.port import (
     NetworkStatistics,
     PeerInfo,
     PeerListener,
-    Reach,
     Reachability,
     StreamHandler,
 )
@@ -117,6 +119,7 @@ class _Notifee:
     async def connected(self, _network: Any, connection: Any) -> None:
         if not connection.is_closed:  # libp2p tells it late: the connection may have come and gone
             self._network._on_connected(PeerId(str(connection.muxed_conn.peer_id)))
+            self._network.reach.on_connection(connection)
 
     async def disconnected(self, _network: Any, connection: Any) -> None:
         self._network._on_disconnected(PeerId(str(connection.muxed_conn.peer_id)))
@@ -143,6 +146,10 @@ class Libp2pNetwork:
         self._swarm.register_notifee(_Notifee(self))
         self.guard = InboundGuard(self._swarm, max_per_ip=config.max_connections_per_ip, banned=self._is_banned)
         self._swarm._handle_inbound_connection = self.guard.handle
+        self.circuits = Circuits(self)
+        self._swarm.dial_peer = Dialer(self, self._swarm).dial_peer
+        self.reach = ReachKeeper(self, host, config)
+        host.get_addrs = self.reach.announced  # libp2p's own mangles addresses that lead through relays
 
     # --- who --------------------------------------------------------------------------------------------------------
     @property
@@ -156,17 +163,37 @@ class Libp2pNetwork:
         store = self._host.get_peerstore()
         known = {str(peer) for peer in store.peers_with_addrs()} - {self._peer_id}
         names = sorted(self._connected) + sorted(known - self._connected)
-        return [self._peer_info(PeerId(name), store) for name in names[: limits.MAX_KNOWN_PEERS]]
+        return [self._peer_info(PeerId(name)) for name in names[: limits.MAX_KNOWN_PEERS]]
 
-    def _peer_info(self, peer: PeerId, store: Any) -> PeerInfo:
-        connections = [c for c in self._swarm.get_connections(libp2p_id(peer)) if not c.is_closed]
+    def _peer_info(self, peer: PeerId) -> PeerInfo:
+        connections = self.connections(peer)
         direction = ""
         if connections:
             direction = "in" if connections[0].direction.name == "INBOUND" else "out"
         addresses = tuple(
-            text if "/p2p/" in text else f"{text}/p2p/{peer}" for text in map(str, self._known_addresses(peer, store))
+            text if text.endswith(f"/p2p/{peer}") else f"{text}/p2p/{peer}" for text in self.known_addresses(peer)
         )
-        return PeerInfo(peer, addresses, bool(connections), direction, self.keeper.round_trip_s.get(peer))
+        relayed = bool(connections) and all(is_relayed(connection) for connection in connections)
+        return PeerInfo(peer, addresses, bool(connections), direction, self.keeper.round_trip_s.get(peer), relayed)
+
+    def known_addresses(self, peer: PeerId) -> list[str]:
+        """Multiaddrs, with or without the peer's /p2p at their end."""
+        return list(map(str, self._known_addresses(peer, self._host.get_peerstore())))
+
+    def connections(self, peer: PeerId) -> list[Any]:
+        """libp2p's, those that are open."""
+        return [c for c in self._swarm.get_connections(libp2p_id(peer)) if not c.is_closed]
+
+    def connected_directly(self) -> list[PeerId]:
+        """Peers with a connection that needs no relay."""
+        return sorted(p for p in self._connected if any(not is_relayed(c) for c in self.connections(p)))
+
+    def speaks(self, peer: PeerId, protocol: str) -> bool:
+        """Whether ``peer`` told us so, by identify."""
+        try:
+            return bool(self._host.get_peerstore().supports_protocols(libp2p_id(peer), [protocol]))
+        except Exception:  # noqa: BLE001 - libp2p's way to say that it knows nothing
+            return False
 
     def _known_addresses(self, peer: PeerId, store: Any) -> list[Any]:
         try:
@@ -186,7 +213,11 @@ class Libp2pNetwork:
         )
 
     def reachability(self) -> Reachability:
-        return Reachability(Reach.UNKNOWN, "nobody was asked yet")
+        return self.reach.verdict
+
+    def start(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run ``task`` as long as the network runs."""
+        self._nursery.start_soon(task, *args)
 
     def add_peer_listener(self, listener: PeerListener) -> None:
         self._listeners.append(listener)
@@ -208,6 +239,8 @@ class Libp2pNetwork:
         ):
             return
         self._connected.discard(peer)
+        # Else libp2p asks a peer only once in its life what it speaks and where it is.
+        self._host.get_peerstore().clear_protocol_data(libp2p_id(peer))
         log.info("peer disconnected", peer=peer)
         self.keeper.forget(peer)
         self._tell(peer, connected=False)
@@ -391,7 +424,11 @@ async def open_libp2p_network(key: NodeKey, config: NetConfig | None = None) -> 
         network = Libp2pNetwork(key, host, config, nursery)
         network._gossip = Gossip(pubsub, key.peer_id, nursery, network.keeper.blame)
         network._dht = Dht(kad, key, config.network) if kad else None
+        network.circuits.serve()
+        if config.relay_service:
+            RelayService(network).serve()
         nursery.start_soon(network.keeper.run)  # ends by keeper.stop
+        nursery.start_soon(network.reach.run)
         log.info("network up", peer=key.peer_id, addresses=list(network.addresses()))
         try:
             yield network

@@ -17,6 +17,7 @@ from libp2p.network.connection.raw_connection import RawConnection
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
+from golemp2p.net.libp2p.circuit import CircuitSocket
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,7 @@ class InboundGuard:
     async def handle(self, socket: Any, listener: Any) -> None:
         """The life of one inbound connection, from accept to its end."""
         remote = socket.get_remote_address()
-        ip = remote[0] if remote else "?"
+        ip = remote[0] if remote else getattr(socket, "via", "?")
         try:
             if self._established[ip] >= self._max_per_ip or self._established.total() >= limits.MAX_CONNECTIONS:
                 self.refused += 1
@@ -65,7 +66,8 @@ class InboundGuard:
             if len(self._handshakes) > limits.MAX_HANDSHAKES:
                 next(iter(self._handshakes.values())).cancel()
             try:
-                return await self._swarm.upgrade_inbound_raw_conn(RawConnection(socket, False), listener)
+                raw = socket.raw(False) if isinstance(socket, CircuitSocket) else RawConnection(socket, False)
+                return await self._swarm.upgrade_inbound_raw_conn(raw, listener)
             except Exception as exc:  # noqa: BLE001 - garbage makes libp2p raise anything; it costs that socket only
                 log.debug("inbound handshake failed", error=repr(exc))
             finally:

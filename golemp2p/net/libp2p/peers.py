@@ -15,7 +15,7 @@ import trio
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
-from golemp2p.errors import GolemError, NetworkError
+from golemp2p.errors import DeadlineError, GolemError, NetworkError
 from golemp2p.net.config import NetConfig
 from golemp2p.net.libp2p.dnsaddr import is_dnsaddr, resolve_dnsaddr
 from golemp2p.net.port import ByteStream
@@ -143,8 +143,9 @@ class PeerKeeper:
                         failures = 0
                     except (trio.TooSlowError, GolemError) as exc:
                         failures += 1
-                        if failures == 1 and stream is not None and isinstance(exc, NetworkError):
-                            await stream.reset()  # perhaps its connection was replaced by a new one
+                        if failures == 1 and isinstance(exc, NetworkError) and not isinstance(exc, DeadlineError):
+                            if stream is not None:
+                                await stream.reset()  # perhaps its connection was replaced by a new one
                             stream = None
                             continue
                         log.info("keepalive failed", peer=peer, error=str(exc))

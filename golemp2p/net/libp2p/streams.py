@@ -8,6 +8,8 @@ from typing import Any
 
 import structlog
 import trio
+from libp2p.connection_types import ConnectionType
+from libp2p.io.trio import TrioTCPStream
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamReset
 
 from golemp2p import limits
@@ -16,6 +18,7 @@ from golemp2p.errors import GolemError, NetworkError
 from golemp2p.net.port import ByteStream, StreamHandler
 
 log = structlog.get_logger(__name__)
+_BELOW = ("secured_conn", "conn", "_raw", "stream")  # from a Yamux connection down to its socket
 
 
 class Libp2pStream:
@@ -30,6 +33,28 @@ class Libp2pStream:
     @property
     def peer(self) -> PeerId:
         return self._peer
+
+    @property
+    def relayed(self) -> bool:
+        """Whether its connection goes through a relay."""
+        return bool(self._muxed.conn.get_connection_type() == ConnectionType.RELAYED)
+
+    @property
+    def remote_address(self) -> tuple[str, int] | None:
+        """(IP, port) of the other end's socket; None through a relay."""
+        address: tuple[str, int] | None = self._muxed.conn.get_remote_address()
+        return address
+
+    @property
+    def own_port(self) -> int:
+        """TCP port of our end; 0 when it is not known."""
+        connection = self._muxed.conn
+        while connection is not None and not isinstance(connection, TrioTCPStream):
+            connection = next((v for n in _BELOW if (v := getattr(connection, n, None)) is not None), None)
+        try:
+            return int(connection.stream.socket.getsockname()[1]) if connection is not None else 0
+        except OSError:
+            return 0
 
     async def read(self, max_bytes: int) -> bytes:
         try:
