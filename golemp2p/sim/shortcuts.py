@@ -1,0 +1,72 @@
+"""What a simulation of many nodes in one process computes once instead of once per node, with the same outcome.
+
+The same gossip bytes are decoded once, the same record is one object for all nodes, and its signature is checked once:
+forged ones are refused each time. What depends on a node's clock (expiry, skew) is looked at every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from golemp2p import limits
+from golemp2p.core import records
+from golemp2p.core.eip712 import Domain
+from golemp2p.core.records import ExpiredRecordError, MarketRecord
+from golemp2p.errors import RemoteProtocolError
+from golemp2p.market import sync
+from golemp2p.wire.p2p.market import RecordBody
+
+_DECODED: Final = 4_096  # gossip messages under way at a time
+_MARK: Final = "_sim_verified"
+
+
+@contextmanager
+def _replaced(where: Any, name: str, value: object) -> Iterator[None]:
+    kept = getattr(where, name)
+    setattr(where, name, value)
+    try:
+        yield
+    finally:
+        setattr(where, name, kept)
+
+
+def _interning(original: Callable[[RecordBody], MarketRecord]) -> Callable[[RecordBody], MarketRecord]:
+    known: WeakValueDictionary[bytes, MarketRecord] = WeakValueDictionary()
+
+    def record(self: RecordBody) -> MarketRecord:
+        made = original(self)
+        found = known.get(made.signature)
+        if found is not None and found == made:
+            return found
+        known[made.signature] = made
+        return made
+
+    return record
+
+
+def _verifying(original: Callable[..., None]) -> Callable[..., None]:
+    def verify(record: MarketRecord, domain: Domain, *, now: float) -> None:
+        if record.__dict__.get(_MARK) != domain:
+            original(record, domain, now=now)
+            record.__dict__[_MARK] = domain
+            return
+        if record.expires_at <= now:
+            raise ExpiredRecordError(f"record {record.id} expired {now - record.expires_at:.1f} s ago")
+        if record.issued_at > now + limits.MAX_CLOCK_SKEW_S:
+            raise RemoteProtocolError(f"record {record.id} is issued {record.issued_at - now:.0f} s in the future")
+
+    return verify
+
+
+@contextmanager
+def computed_once() -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(RecordBody, "record", _interning(RecordBody.record)))
+        verify = _verifying(records.verify_record)
+        stack.enter_context(_replaced(sync, "verify_record", verify))
+        stack.enter_context(_replaced(sync, "_decode", lru_cache(_DECODED)(sync._decode)))
+        yield
