@@ -13,6 +13,7 @@ from golemp2p import limits
 from golemp2p.errors import DeadlineError, NetworkError, RemoteProtocolError, UsageError
 from golemp2p.net.filewriter import writing
 from golemp2p.net.frames import Failure
+from golemp2p.net.lane import RECORD_BYTES, LaneStream
 from golemp2p.net.port import ByteStream
 from golemp2p.net.rpc_caller import error_of
 from golemp2p.storage.content import size_of
@@ -50,7 +51,13 @@ class Wire:
         except trio.TooSlowError as exc:
             raise DeadlineError(f"{self.stream.peer} sent nothing for {limits.DATA_STALL_TIMEOUT_S:.0f} s") from exc
 
+    @property
+    def lane(self) -> LaneStream | None:
+        return self.stream if isinstance(self.stream, LaneStream) else None
+
     async def exactly(self, size: int) -> bytes:
+        if self.lane is not None:
+            return await self._exactly_by_lane(self.lane, size)
         data = bytearray()
         while len(data) < size:
             piece = await self.some(size - len(data))
@@ -58,6 +65,17 @@ class Wire:
                 raise NetworkError(f"{self.stream.peer} ended a data stream early")
             data += piece
         return bytes(data)
+
+    async def _exactly_by_lane(self, lane: LaneStream, size: int) -> bytes:
+        """Each time to a thread: so a header comes with what follows it, and a chunk in one go."""
+        while len(self._buffer) < size:
+            missing = size - len(self._buffer)
+            more = await (lane.read_exactly(missing) if missing >= RECORD_BYTES else lane.read(RECORD_BYTES))
+            if not more:
+                raise NetworkError(f"{lane.peer} ended a data stream early")
+            self._buffer += more
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
 
     async def next_header(self) -> list[Any] | None:
         """As :meth:`header`, or None when the peer has nothing more to say."""
@@ -103,6 +121,13 @@ class Wire:
         """From ``offset`` to ``end``, or to the end of the file."""
         total = size_of(path) or 0
         end = total if end is None else min(end, total)
+        if self.lane is not None:
+            reached = await self.lane.send_file(
+                path, offset, end, lambda done: on_progress and on_progress(done, total)
+            )
+            if reached < end:
+                raise NetworkError(f"{self.stream.peer} did not wait for the end of a file")
+            return
         async with await trio.open_file(path, "rb") as file:
             await file.seek(offset)
             while offset < end and (block := await file.read(min(_FILE_BLOCK_BYTES, end - offset))):
@@ -129,6 +154,9 @@ class Wire:
 
         The file's digests by ``algorithms``.
         """
+        if self.lane is not None:
+            head, self._buffer = self._buffer[: total - offset], self._buffer[total - offset :]
+            return await self.lane.receive_file(path, offset, total, on_progress, algorithms=algorithms, head=head)
         async with writing(path, offset, algorithms) as writer:
             while offset < total:
                 piece = await self.some(min(total - offset, _PIECE_BYTES))

@@ -1,18 +1,118 @@
-"""The sending half of a put: the file goes out while it is hashed, and the peer may say no before it has all."""
+"""The sending half of a put or a fill: the file goes out while it is hashed; the peer may say no before it has all."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
 from golemp2p import limits
-from golemp2p.errors import DeadlineError, GolemError, NetworkError
-from golemp2p.net.datawire import Progress, Wire
-from golemp2p.storage.content import hash_file
+from golemp2p.core.ids import PeerId
+from golemp2p.errors import ConflictError, DeadlineError, GolemError, NetworkError, NotFoundError, RemoteProtocolError
+from golemp2p.net.datawire import Progress, Wire, encode_header
+from golemp2p.net.lane import LaneStream
+from golemp2p.net.lanehash import Written, follow
+from golemp2p.storage.content import hash_file, size_of
 
 _LAST_WORD_S: Final = 1.0
+TAG_CHARS: Final = 64
+_SAMPLES: Final = 64  # of a file, for its tag
+_SAMPLE_BYTES: Final = 16 * 1024
+
+
+class Push:
+    """One file on its way into a slot; what a second attempt needs not to find out again."""
+
+    def __init__(self, peer: PeerId, slot: str, source: Path, on_progress: Progress | None) -> None:
+        self.peer, self.source = peer, source
+        self._slot, self._on_progress = slot, on_progress
+        self._sha256 = ""
+
+    async def by_stream(self, wire: Wire) -> str:
+        """By ``put``; the file's sha256. Raises as DataService.push."""
+        if not self._sha256:
+            self._sha256 = (await trio.to_thread.run_sync(hash_file, self.source, ("sha256",)))["sha256"]
+        total = size_of(self.source) or 0
+        await wire.send(encode_header(["put", self._slot, total, self._sha256]))
+        match await wire.answer():
+            case [int(offset)] if 0 <= offset <= total:
+                pass
+            case other:
+                raise RemoteProtocolError(f"a data answer says {other!r} for a put of {total} bytes")
+        digest, answer = await send_and_hash(wire, self.source, offset, self._on_progress)
+        match answer:
+            case [str(confirmed)] if re.fullmatch("[0-9a-f]{64}", confirmed):
+                pass
+            case other:
+                raise RemoteProtocolError(f"a data answer says {other!r} after a put")
+        if confirmed != digest:
+            raise RemoteProtocolError(f"{self.peer} took a file with sha3-256 {confirmed}, not {digest}")
+        return self._sha256
+
+    async def by_lane(self, wire: Wire, lane: LaneStream) -> str | None:
+        """By ``fill``, which hashes on the way; None when the peer wants this one by ``put``. Raises as by_stream."""
+        total = size_of(self.source) or 0
+        tag = await trio.to_thread.run_sync(tag_of, self.source, total)
+        await wire.send(encode_header(["fill", self._slot, total, tag]))
+        match await wire.answer():
+            case [None, ""]:
+                return None
+            case [int(offset), str(there)] if 0 <= offset <= total:
+                pass
+            case other:
+                raise RemoteProtocolError(f"a data answer says {str(other)[:100]} for a fill of {total} bytes")
+        written, reached, digest = Written(total), offset, ""
+        failure: GolemError | None = None
+
+        async def hash_it() -> None:
+            nonlocal digest, failure
+            with trio.CancelScope(shield=True):  # it ends when ``written`` does
+                try:
+                    found = await trio.to_thread.run_sync(follow, self.source, "sha256", written)
+                except OSError as exc:
+                    failure = failure or NotFoundError(f"{self.source} cannot be read: {exc.strerror}")
+                else:
+                    digest = found or ""
+
+        async with trio.open_nursery() as nursery:
+            if not self._sha256:
+                nursery.start_soon(hash_it)
+            try:
+                reached = offset if there else await lane.send_file(self.source, offset, total, self._tell(total))
+            except GolemError as exc:
+                failure = exc
+            finally:
+                written.end(whole=failure is None and reached == total)
+        if failure is not None:
+            raise failure
+        self._sha256 = self._sha256 or digest
+        if reached == total:
+            if there not in ("", self._sha256):
+                raise ConflictError(f"slot {self._slot} of {self.peer} holds another file already")
+            await wire.send(encode_header(["sum", self._sha256]))
+            lane.be_patient(limits.DATA_LAST_ANSWER_S)
+        match await wire.answer(patient=True):
+            case [str()] if reached == total:
+                return self._sha256
+            case other:
+                raise RemoteProtocolError(f"a data answer says {str(other)[:100]} after a fill")
+
+    def _tell(self, total: int) -> Callable[[int], None]:
+        return lambda done: self._on_progress and self._on_progress(done, total)
+
+
+def tag_of(path: Path, size_bytes: int) -> str:
+    """What tells whether a partial file is probably of the same content: a hash of samples. Blocking."""
+    hasher = hashlib.sha256(size_bytes.to_bytes(8, "big"))
+    with path.open("rb") as file:
+        for index in range(_SAMPLES):
+            hasher.update(os.pread(file.fileno(), _SAMPLE_BYTES, index * size_bytes // _SAMPLES))
+    return hasher.hexdigest()
 
 
 async def send_and_hash(wire: Wire, source: Path, offset: int, on_progress: Progress | None) -> tuple[str, list[Any]]:

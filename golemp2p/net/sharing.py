@@ -22,7 +22,7 @@ from golemp2p.errors import GolemError, NotFoundError, PolicyError, RemoteError,
 from golemp2p.net.chunks import HASH_BYTES, Bitmap, ChunkLists, PartialFile, chunk_count
 from golemp2p.net.datawire import PROTOCOL, Progress, Wire, encode_header
 from golemp2p.net.port import Network
-from golemp2p.net.swarm import Swarm
+from golemp2p.net.swarm import OpenWire, Swarm
 from golemp2p.storage.content import Content, ContentStore, hash_file
 
 log = structlog.get_logger(__name__)
@@ -33,8 +33,9 @@ T = TypeVar("T")
 class Sharing:
     """Part of DataService; ``run`` (once) makes announcements."""
 
-    def __init__(self, network: Network, store: ContentStore) -> None:
-        self._network, self._store = network, store
+    def __init__(self, network: Network, store: ContentStore, open_wire: OpenWire) -> None:
+        """``open_wire``: a stream for much data to a peer."""
+        self._network, self._store, self._open_wire = network, store, open_wire
         self._lists = ChunkLists()
         self._partials: dict[_Key, list[PartialFile]] = {}
         self._swarms: dict[_Key, list[Swarm]] = {}
@@ -149,19 +150,19 @@ class Sharing:
             self._store.room_for(size)
         partial = PartialFile(path, size, hashes)
         await trio.to_thread.run_sync(partial.open)
-        swarm = Swarm(self._network, owner, alg, digest, partial, on_progress=on_progress)
+        swarm = Swarm(self._network.peer_id, self._open_wire, owner, alg, digest, partial, on_progress=on_progress)
         with self._listed(self._partials, (alg, digest), partial), self._listed(self._swarms, (alg, digest), swarm):
             self.announce(alg, digest)
             await swarm.run(self._finder(owner, alg, digest))
             log.info("shared fetch is complete", bytes=size, from_owner=swarm.owner_bytes, digest=digest)
-            actual = (await trio.to_thread.run_sync(hash_file, path, (alg,)))[alg]
-            if actual != digest:
+            digests = await trio.to_thread.run_sync(hash_file, path, tuple({alg, "sha256"}))
+            if (actual := digests[alg]) != digest:
                 self._store.discard(path)
                 partial.forget_notes()
                 raise RemoteProtocolError(
                     f"{owner} named chunks that make a file with {alg} {actual}, not {digest}", hint="it was deleted"
                 )
-            content = await self._store.adopt(path, also=(alg,))
+            content = await self._store.adopt(path, digests=digests)
             partial.forget_notes()
             return content
 

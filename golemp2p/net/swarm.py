@@ -21,10 +21,10 @@ from golemp2p import limits
 from golemp2p.core.ids import PeerId
 from golemp2p.errors import DeadlineError, GolemError, NetworkError, PolicyError, RemoteProtocolError
 from golemp2p.net.chunks import CHUNK_BYTES, Bitmap, PartialFile, chunk_count
-from golemp2p.net.datawire import PROTOCOL, Progress, Wire, encode_header
-from golemp2p.net.port import Network
+from golemp2p.net.datawire import Progress, Wire, encode_header
 
 log = structlog.get_logger(__name__)
+OpenWire = Callable[[PeerId], Awaitable[Wire]]
 FindPeers = Callable[[], Awaitable[Iterable[PeerId]]]
 _OWNER_STREAMS: Final = 2
 
@@ -34,7 +34,8 @@ class Swarm:
 
     def __init__(
         self,
-        network: Network,
+        me: PeerId,
+        open_wire: OpenWire,
         owner: PeerId,
         alg: str,
         digest: str,
@@ -42,14 +43,15 @@ class Swarm:
         *,
         on_progress: Progress | None = None,
     ) -> None:
-        self._network, self._owner, self._alg, self._digest = network, owner, alg, digest
+        self._me, self._open_wire = me, open_wire
+        self._owner, self._alg, self._digest = owner, alg, digest
         self._partial, self._on_progress = partial, on_progress
         self._missing = {index for index, flag in enumerate(partial.have.flags) if not flag}
         self._asked: dict[int, float] = {}  # chunk -> when it was asked for last
         self._peers: dict[PeerId, Bitmap] = {}  # those who answer
         self._tried: dict[PeerId, int] = {
             owner: limits.SHARE_PEER_ATTEMPTS,
-            network.peer_id: limits.SHARE_PEER_ATTEMPTS,
+            me: limits.SHARE_PEER_ATTEMPTS,
         }
         self._busy: set[PeerId] = set()
         self._hints: set[PeerId] = set()
@@ -130,9 +132,9 @@ class Swarm:
     def _for_owner(self) -> int | None:
         free = self._free()
         if not self._peers:
-            return self._one(free)
+            return self._one([min(free)] if free else [])  # in order: hashed from the page cache
         rare = [index for index in free if not any(has.flags[index] for has in self._peers.values())]
-        ours = [index for index in rare if self._share_of(index) == self._network.peer_id]
+        ours = [index for index in rare if self._share_of(index) == self._me]
         if ours:
             return self._one(ours)
         # The rest is for the peers to bring, unless they bring nothing or would take long.
@@ -145,7 +147,7 @@ class Swarm:
 
     def _share_of(self, index: int) -> PeerId:
         """Whose chunk it is to get from the owner, among those who are not done."""
-        fetchers = (self._network.peer_id, *(peer for peer, has in self._peers.items() if not has.full))
+        fetchers = (self._me, *(peer for peer, has in self._peers.items() if not has.full))
         if fetchers != self._fetchers:
             self._fetchers, self._shares = fetchers, {}
         share = self._shares.get(index)
@@ -174,9 +176,8 @@ class Swarm:
         return None
 
     async def _drain_owner(self) -> None:
-        stream = await self._network.open_stream(self._owner, PROTOCOL)
+        wire = await self._open_wire(self._owner)
         try:
-            wire = Wire(stream)
             while self._missing:
                 index = self._for_owner()
                 if index is None:
@@ -186,16 +187,16 @@ class Swarm:
                     raise RemoteProtocolError(f"{self._owner} sent a chunk that does not fit its own hash")
                 self.owner_bytes += self._partial.length(index)
         finally:
-            await stream.aclose()
+            await wire.stream.aclose()
 
     async def _from_peer(self, peer: PeerId) -> None:
         """Until it is of no use. Never raises: a peer's fault is no reason to fail."""
         try:
-            stream = await self._network.open_stream(peer, PROTOCOL)
+            wire = await self._open_wire(peer)
             try:
-                await self._drain_peer(peer, Wire(stream))
+                await self._drain_peer(peer, wire)
             finally:
-                await stream.aclose()
+                await wire.stream.aclose()
         except GolemError as exc:
             log.info("shared fetch: a peer was dropped", peer=peer, error=str(exc))
             if isinstance(exc, RemoteProtocolError):

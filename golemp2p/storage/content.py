@@ -22,7 +22,7 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +48,7 @@ class Content:
     """A complete file in the store."""
 
     sha256: str
-    sha3_256: str
+    sha3_256: str  # "" while nobody has computed it (ContentStore.named): it takes four times as long as sha256
     path: Path
     size_bytes: int
 
@@ -173,7 +173,7 @@ class ContentStore:
     ) -> Content:
         """Make a complete file of one inside ``partial/``; it is moved, not copied.
 
-        ``digests``: of this very file, by ALWAYS at least, from who has read it just now.
+        ``digests``: of this very file, by sha256 at least, from who has read it just now.
         """
         return await trio.to_thread.run_sync(self._adopt, partial, tuple(dict.fromkeys((*ALWAYS, *also))), digests)
 
@@ -182,13 +182,27 @@ class ContentStore:
         sha256 = digests.pop("sha256")
         for alg, digest in digests.items():
             self._write(self._aliases / f"{alg}-{digest}", sha256)
-        self._write(self._aliases / f"of-{sha256}", digests["sha3-256"])
+        sha3_256 = digests.get("sha3-256") or self._known_sha3(sha256)
+        self._write(self._aliases / f"of-{sha256}", sha3_256)
         target = self._files / sha256
         partial.chmod(0o400)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(target)  # last: a file in place has its aliases
-        return Content(sha256, digests["sha3-256"], target, target.stat().st_size)
+        return Content(sha256, sha3_256, target, target.stat().st_size)
+
+    def _known_sha3(self, sha256: str) -> str:
+        try:
+            return (self._aliases / f"of-{sha256}").read_text()
+        except FileNotFoundError:
+            return ""
+
+    async def named(self, content: Content) -> Content:
+        """The same with its sha3-256, by which it is found from now on."""
+        if content.sha3_256:
+            return content
+        known = self._known_sha3(content.sha256) or await self.digest(content, "sha3-256")
+        return replace(content, sha3_256=known)
 
     async def digest(self, content: Content, alg: str) -> str:
         """The digest of ``content`` by another algorithm; from now on it is found by that too."""
@@ -197,6 +211,8 @@ class ContentStore:
         digest = (await trio.to_thread.run_sync(hash_file, content.path, (alg,)))[alg]
         if alg != "sha256":
             self._write(self._aliases / f"{alg}-{digest}", content.sha256)
+        if alg == "sha3-256":
+            self._write(self._aliases / f"of-{content.sha256}", digest)
         return digest
 
     def remove(self, content: Content) -> None:

@@ -62,7 +62,7 @@ async def test_a_file_is_pushed_into_a_slot_once(world: World, tmp_path: Path) -
     world.their_store.open_slot("slot-2", SIZE, peer=world.there.peer_id)
     world.their_store.open_slot("slot-3", SIZE - 1)
     digest = await world.data.push(world.there.peer_id, "slot-1", world.file, timeout_s=20)
-    assert digest == hashlib.sha3_256(world.bytes).hexdigest()
+    assert digest == hashlib.sha256(world.bytes).hexdigest()
     content = world.their_store.slot("slot-1").content
     assert content is not None
     assert content.path.read_bytes() == world.bytes
@@ -80,7 +80,7 @@ async def test_a_file_is_pushed_into_a_slot_once(world: World, tmp_path: Path) -
     empty = tmp_path / "empty"
     empty.touch()
     world.their_store.open_slot("slot-4", 1)
-    assert await world.data.push(world.there.peer_id, "slot-4", empty, timeout_s=20) == hashlib.sha3_256().hexdigest()
+    assert await world.data.push(world.there.peer_id, "slot-4", empty, timeout_s=20) == hashlib.sha256().hexdigest()
 
 
 async def test_unknown_and_too_large_files_are_refused(world: World) -> None:
