@@ -10,14 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import sys
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
+from typing import Final
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId, SubscriptionId
 from golemp2p.core.records import MarketRecord, RecordKind
+
+BUCKETS: Final = 256  # by the first byte of a record's key
+KEY_BYTES: Final = 16
 
 
 class Applied(Enum):
@@ -44,7 +51,6 @@ class _Snapshot:
 
     records: list[MarketRecord]
     ids: list[SubscriptionId]
-    digest: bytes
     good_until: float
 
 
@@ -54,6 +60,8 @@ class OrderBook:
         self._records: dict[SubscriptionId, MarketRecord] = {}
         self._issuers: dict[PeerId, _Issuer] = {}
         self._snapshot: _Snapshot | None = None
+        self._keys: dict[bytes, SubscriptionId] = {}  # what neighbours compare by
+        self._buckets = array("Q", bytes(8 * BUCKETS))
         self._n_bytes = 0
         self._shares: list[tuple[int, PeerId]] = []  # heap of (-share, issuer); true entries and outdated ones
 
@@ -130,7 +138,9 @@ class OrderBook:
         known = self._records.get(record.id)
         if known is not None:
             self._count(record.issuer, issuer, known, -1)
+            self._mark(known)
         self._records[record.id] = record
+        self._keys[self._mark(record)] = record.id
         self._count(record.issuer, issuer, record, 1)
         if record.kind is not RecordKind.WITHDRAWAL:
             issuer.live.add(record.id)
@@ -139,6 +149,13 @@ class OrderBook:
         issuer.withdrawn.add(record.id)
         if len(issuer.withdrawn) > limits.MAX_WITHDRAWALS_PER_ISSUER:
             self.forget(min(issuer.withdrawn, key=lambda i: self._records[i].expires_at))
+
+    def _mark(self, record: MarketRecord) -> bytes:
+        """Into its bucket, or out again; its key."""
+        key = record_key(record.id)
+        state = hashlib.blake2b(key + record.sequence.to_bytes(8, "big"), digest_size=8).digest()
+        self._buckets[key[0]] ^= int.from_bytes(state, "little")
+        return key
 
     def is_news(self, record: MarketRecord) -> bool:
         """Whether ``record`` would change anything; cheap, before the signature is looked at."""
@@ -166,18 +183,41 @@ class OrderBook:
         snapshot = self._sorted(now)
         return snapshot.records[bisect_right(snapshot.ids, after) :]
 
-    def digest(self, now: float) -> bytes:
-        """Equal on two nodes when they know the same; 16 bytes."""
-        return self._sorted(now).digest
+    def digest(self) -> bytes:
+        """Equal on two nodes that know the same; 16 bytes."""
+        return hashlib.blake2b(self.buckets(), digest_size=16).digest()
+
+    def buckets(self) -> bytes:
+        """The state of each of the BUCKETS, 8 bytes: the XOR over its records of blake2b(key, sequence)."""
+        if sys.byteorder == "big":
+            swapped = array("Q", self._buckets)
+            swapped.byteswap()
+            return swapped.tobytes()
+        return self._buckets.tobytes()
+
+    def entries(self, buckets: Collection[int], most: int) -> list[tuple[bytes, int]]:
+        """Keys and sequences of the records in ``buckets``, at most so many."""
+        found = ((key, self._records[name].sequence) for key, name in self._keys.items() if key[0] in buckets)
+        return list(islice(found, most))
+
+    def lacks(self, key: bytes, sequence: int) -> bool:
+        """Whether a record with that key and sequence would be news here."""
+        record = self.by_key(key)
+        return record is None or (record.sequence < sequence and record.kind is not RecordKind.WITHDRAWAL)
+
+    def by_key(self, key: bytes) -> MarketRecord | None:
+        name = self._keys.get(key)
+        return None if name is None else self._records[name]
+
+    def any(self, record_id: SubscriptionId) -> MarketRecord | None:
+        """The record of this id, whatever its kind and end."""
+        return self._records.get(record_id)
 
     def _sorted(self, now: float) -> _Snapshot:
         if self._snapshot is None or self._snapshot.good_until <= now:
             records = sorted((r for r in self._records.values() if r.expires_at > now), key=lambda r: r.id)
-            state = hashlib.blake2b(digest_size=16)
-            for record in records:
-                state.update(f"{record.id}:{record.sequence}\n".encode())
             good_until = min((r.expires_at for r in records), default=float("inf"))
-            self._snapshot = _Snapshot(records, [r.id for r in records], state.digest(), good_until)
+            self._snapshot = _Snapshot(records, [r.id for r in records], good_until)
         return self._snapshot
 
     def remove_expired(self, now: float) -> list[MarketRecord]:
@@ -191,12 +231,18 @@ class OrderBook:
         if record is None:
             return
         self._snapshot = None
+        del self._keys[self._mark(record)]
         issuer = self._issuers[record.issuer]
         issuer.live.discard(record_id)
         issuer.withdrawn.discard(record_id)
         self._count(record.issuer, issuer, record, -1)
         if not issuer.live and not issuer.withdrawn:
             del self._issuers[record.issuer]
+
+
+def record_key(record_id: SubscriptionId) -> bytes:
+    """16 bytes by which neighbours name a record to each other; nobody finds two ids with one key."""
+    return hashlib.blake2b(record_id.encode(), digest_size=KEY_BYTES).digest()
 
 
 def _size(record: MarketRecord | None) -> int:

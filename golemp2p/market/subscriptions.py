@@ -151,7 +151,7 @@ class Subscriptions:
             if subscription.id in self._own:
                 subscription.record = renewed
                 self._sync.take(renewed)
-                self._sync.announce(renewed)
+                self._sync.announce(renewed, renewal=True)
 
     async def withdraw_all(self) -> None:
         """On a clean stop: nobody should negotiate with a node that is gone."""

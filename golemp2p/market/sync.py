@@ -1,7 +1,6 @@
-"""Market records between nodes: gossip what is new, pull on connect, compare now and then.
+"""Market records between nodes: gossip what is new, catch up with every new neighbour, compare now and then.
 
-Gossip alone loses records (late joiners, drops under load), so every new connection pulls a neighbour's book and a
-random neighbour is compared with every PULL_INTERVAL_S: equal digests cost one small call.
+A renewal is gossiped without the content, which the readers have; who has not compares with whom it came from.
 """
 
 from __future__ import annotations
@@ -17,25 +16,22 @@ from pydantic import ValidationError
 
 from golemp2p import limits
 from golemp2p.core.eip712 import Domain
-from golemp2p.core.ids import PeerId
-from golemp2p.core.records import ExpiredRecordError, MarketRecord, verify_record
+from golemp2p.core.ids import PeerId, SubscriptionId
+from golemp2p.core.records import ExpiredRecordError, MarketRecord, RecordKind, verify_record
 from golemp2p.errors import GolemError, PolicyError, RemoteProtocolError
 from golemp2p.market.book import Applied, OrderBook
+from golemp2p.market.comparing import UNCHANGED, Comparing
 from golemp2p.net.port import GossipMessage, Network, Verdict
 from golemp2p.net.ratelimit import RateLimit
 from golemp2p.net.rpc import Method, Rpc
-from golemp2p.wire.p2p.market import PROTOCOL, PullBody, RecordBody, RecordsBody
+from golemp2p.wire.p2p.market import PROTOCOL, GossipBody, RecordBody, RecordsBody, RenewalBody
 
 log = structlog.get_logger("golemp2p.market.sync")
 
 GOSSIP_WINDOW_S: Final = 0.03  # what is announced within it goes into one message
-GOSSIP_RECORDS: Final = 32  # a message with more is refused: checking one record takes 0.2 ms
-GOSSIP_BYTES: Final = 192 * 1024  # below the pubsub frame limit of net/libp2p
-PULL_INTERVAL_S: Final = 20.0
-PULL_PAGES: Final = limits.MAX_RECORDS // limits.PULL_PAGE_RECORDS
-
-
-_UNCHANGED: Final = frozenset({Applied.NOTHING, Applied.REFUSED})  # not told to anybody, nor passed on
+GOSSIP_BYTES: Final = 190 * 1024  # of records in a message; below GOSSIP_MAX_BYTES
+COMPARE_INTERVAL_S: Final = 20.0
+_WHOLE_NODE: Final = "gossip"
 
 
 class RecordListener(Protocol):
@@ -56,21 +52,27 @@ class RecordSync:
         domain: Domain,
         clock: Callable[[], float],
         listener: RecordListener,
+        allows: Callable[[str], bool] = lambda _subnet: True,
     ) -> None:
+        """``allows``: whether the network allows that subnet."""
         self._book = book
         self._network = network
         self._rpc = rpc
         self._domain = domain
         self._clock = clock
         self._listener = listener
+        self._allows = allows
+        self.comparing = Comparing(book, rpc, clock, self.take)
         self._topics: set[str] = set()
+        self._new = RateLimit(limits.NEW_RECORDS_PER_S, limits.NEW_RECORDS_BURST)
+        self._missed = RateLimit(1 / limits.COMPARE_AGAIN_S, 1)
         self._pushes = RateLimit(limits.PUSHED_RECORDS_PER_S, limits.PUSHED_RECORDS_BURST)
-        self._announce, self._announced = trio.open_memory_channel[MarketRecord](limits.MAX_RECORDS)
+        self._announce, self._announced = trio.open_memory_channel[tuple[MarketRecord, bool]](limits.MAX_RECORDS)
         self._connected, self._connections = trio.open_memory_channel[PeerId](1_000)
 
     def handlers(self) -> dict[str, Method]:
         """Of the requests that nodes answer about records."""
-        return {"pull": self.on_pull, "push": self.on_push}
+        return {**self.comparing.handlers(), "push": self.on_push}
 
     async def join(self, subnet: str) -> None:
         """Take part in the gossip of ``subnet``; idempotent."""
@@ -79,10 +81,11 @@ class RecordSync:
             self._topics.add(topic)
             await self._network.subscribe(topic, self._validate, self._on_gossip)
 
-    def announce(self, record: MarketRecord) -> None:
-        """Gossip ``record`` soon. Never blocks; what does not fit is found by pulls."""
+    def announce(self, record: MarketRecord, *, renewal: bool = False) -> None:
+        """Gossip ``record`` soon; of a ``renewal`` without its content. Never blocks; what does not fit is found by
+        comparing."""
         try:
-            self._announce.send_nowait(record)
+            self._announce.send_nowait((record, renewal))
         except trio.WouldBlock:
             log.warning("announcement_dropped", record=record.id)
 
@@ -90,9 +93,11 @@ class RecordSync:
         """Verify a record, put it into the book, tell the listener. Raises RemoteProtocolError."""
         if not self._book.is_news(record):
             return Applied.NOTHING
+        if not self._allows(record.subnet):
+            raise RemoteProtocolError(f"the network does not allow subnet {record.subnet!r}")
         verify_record(record, self._domain, now=self._clock())
         applied = self._book.apply(record)
-        if applied not in _UNCHANGED:
+        if applied not in UNCHANGED:
             self._listener(record, applied)
         return applied
 
@@ -112,21 +117,33 @@ class RecordSync:
 
     def _validate(self, message: GossipMessage) -> Verdict:
         """Pass on what is new here; blame who sends what is wrong. Runs before forwarding, so it applies at once."""
-        applied: list[Applied] = []
+        news = False
         try:
             for record in self._decode(message):
+                if not self._book.is_news(record):
+                    continue
+                if not self._new.allow(_WHOLE_NODE, self._clock()):
+                    log.info("gossip_budget_spent", forwarder=message.forwarder)
+                    break
                 try:
-                    applied.append(self.take(record))
+                    news |= self.take(record) not in UNCHANGED
                 except ExpiredRecordError:
-                    applied.append(Applied.NOTHING)
+                    continue
         except RemoteProtocolError as exc:
             log.info("gossip_refused", origin=message.origin, forwarder=message.forwarder, reason=str(exc))
             return Verdict.REJECT
-        return Verdict.ACCEPT if any(a not in _UNCHANGED for a in applied) else Verdict.IGNORE
+        return Verdict.ACCEPT if news else Verdict.IGNORE
 
     def _decode(self, message: GossipMessage) -> list[MarketRecord]:
         """Raises RemoteProtocolError: garbage, too many, or records of another topic."""
-        records = _decode(message.data)
+        body = _decode(message.data)
+        records = [entry.record() for entry in body.records]
+        for renewal in body.renewals:
+            known = self._book.any(SubscriptionId(renewal.id))
+            if known is not None and known.kind is not RecordKind.WITHDRAWAL:
+                records.append(renewal.record(known))
+            elif known is None and self._missed.allow(message.forwarder, self._clock()):
+                self._on_peer(message.forwarder, True)
         for record in records:
             if topic_of(self._domain.network, record.subnet) != message.topic:
                 raise RemoteProtocolError(f"record {record.id} of subnet {record.subnet!r} is on {message.topic!r}")
@@ -144,13 +161,13 @@ class RecordSync:
                     pending.append(self._announced.receive_nowait())
                 except trio.WouldBlock:
                     break
-            for topic, chunk in _chunks(pending, self._domain.network):
+            for topic, data in _messages(pending, self._domain.network):
                 try:
-                    await self._network.publish(topic, _encode(chunk))
+                    await self._network.publish(topic, data)
                 except GolemError as exc:
                     log.warning("gossip_failed", topic=topic, error=exc.message)
 
-    # --- pull ---
+    # --- catching up ---
 
     def _on_peer(self, peer: PeerId, connected: bool) -> None:
         if connected:
@@ -176,7 +193,7 @@ class RecordSync:
 
     async def _compare_now_and_then(self) -> None:
         while True:
-            await trio.sleep(PULL_INTERVAL_S * random.uniform(0.7, 1.3))  # noqa: S311 - only spreads load
+            await trio.sleep(COMPARE_INTERVAL_S * random.uniform(0.7, 1.3))  # noqa: S311 - only spreads load
             peers = [p.peer for p in self._network.peers() if p.connected]
             if peers:
                 await self._try_pull(random.choice(peers))  # noqa: S311
@@ -195,48 +212,12 @@ class RecordSync:
 
     async def pull(self, peer: PeerId) -> int:
         """Take what ``peer`` has and we do not; the number of changes. Raises GolemError."""
-        after, changes, refused = "", 0, 0
-        digest = self._book.digest(self._clock())
-        for _ in range(PULL_PAGES):
-            body = PullBody(after=after, digest=digest).to_wire()
-            answer = await self._rpc.call(peer, PROTOCOL, "pull", body, timeout_s=limits.MARKET_RPC_TIMEOUT_S)
-            page = _records_body(answer)
-            for entry in page.records:
-                try:
-                    changes += self.take(entry.record()) not in _UNCHANGED
-                except ExpiredRecordError:
-                    continue
-                except RemoteProtocolError as exc:  # the rest may be fine
-                    log.info("record_refused", peer=peer, record=entry.id, reason=str(exc))
-                    refused += 1
-                    if refused > limits.PULL_MAX_REFUSED:
-                        raise RemoteProtocolError(f"{peer} sends records that are wrong: {exc.message}") from exc
-            if not page.more or not page.records:
-                break
-            if page.records[-1].id <= after:
-                raise RemoteProtocolError(f"{peer} sends its records in no order")
-            after = page.records[-1].id
-        return changes
+        return await self.comparing.catch_up(peer)
 
     async def push(self, peer: PeerId, records: list[MarketRecord]) -> None:
         """Hand records to one peer directly. Raises GolemError."""
         body = RecordsBody(records=[RecordBody.of(r) for r in records]).to_wire()
         await self._rpc.call(peer, PROTOCOL, "push", body, timeout_s=limits.MARKET_RPC_TIMEOUT_S)
-
-    async def on_pull(self, _peer: PeerId, raw: dict[str, Any]) -> object:
-        request = PullBody.model_validate(raw)
-        now = self._clock()
-        if request.digest and request.digest == self._book.digest(now):
-            return RecordsBody(records=[]).to_wire()
-        rest = self._book.all_records(now, after=request.after)
-        page: list[RecordBody] = []
-        size = 0
-        for record in rest[: limits.PULL_PAGE_RECORDS]:
-            size += len(record.content) + 512
-            if page and size > GOSSIP_BYTES:
-                break
-            page.append(RecordBody.of(record))
-        return RecordsBody(records=page, more=len(page) < len(rest)).to_wire()
 
     async def on_push(self, peer: PeerId, raw: dict[str, Any]) -> object:
         """Raises PolicyError when ``peer`` pushes too much that is new."""
@@ -253,44 +234,44 @@ class RecordSync:
         return {}
 
 
-def _chunks(records: list[MarketRecord], network: str) -> list[tuple[str, list[MarketRecord]]]:
-    """Messages of bounded count and size, the newest version of each record, by topic."""
-    newest = {record.id: record for record in records}
-    chunks: list[tuple[str, list[MarketRecord]]] = []
-    by_topic: dict[str, list[MarketRecord]] = {}
-    for record in newest.values():
-        by_topic.setdefault(topic_of(network, record.subnet), []).append(record)
+def _messages(pending: list[tuple[MarketRecord, bool]], network: str) -> list[tuple[str, bytes]]:
+    """(topic, data) of bounded count and size, the newest version of each record; a renewal of what is itself still
+    unsent goes whole."""
+    newest: dict[str, tuple[MarketRecord, bool]] = {}
+    for record, renewal in pending:
+        earlier = newest.pop(record.id, None)
+        newest[record.id] = (record, renewal and (earlier is None or earlier[1]))
+    by_topic: dict[str, list[tuple[MarketRecord, bool]]] = {}
+    for record, renewal in newest.values():
+        by_topic.setdefault(topic_of(network, record.subnet), []).append((record, renewal))
+    messages: list[tuple[str, bytes]] = []
     for topic, members in by_topic.items():
-        chunk: list[MarketRecord] = []
+        chunk: list[tuple[MarketRecord, bool]] = []
         size = 0
-        for record in members:
-            if chunk and (len(chunk) >= GOSSIP_RECORDS or size + len(record.content) > GOSSIP_BYTES):
-                chunks.append((topic, chunk))
+        for record, renewal in members:
+            more = limits.RECORD_OVERHEAD_BYTES + (0 if renewal else len(record.content))
+            if chunk and (len(chunk) >= limits.GOSSIP_RECORDS or size + more > GOSSIP_BYTES):
+                messages.append((topic, _encode(chunk)))
                 chunk, size = [], 0
-            chunk.append(record)
-            size += len(record.content) + 512
-        chunks.append((topic, chunk))
-    return chunks
+            chunk.append((record, renewal))
+            size += more
+        messages.append((topic, _encode(chunk)))
+    return messages
 
 
-def _encode(records: list[MarketRecord]) -> bytes:
-    packed: bytes = msgpack.packb(RecordsBody(records=[RecordBody.of(r) for r in records]).to_wire())
+def _encode(chunk: list[tuple[MarketRecord, bool]]) -> bytes:
+    body = GossipBody(
+        records=[RecordBody.of(record) for record, renewal in chunk if not renewal],
+        renewals=[RenewalBody.of(record) for record, renewal in chunk if renewal],
+    )
+    packed: bytes = msgpack.packb(body.to_wire())
     return packed
 
 
-def _decode(data: bytes) -> list[MarketRecord]:
+def _decode(data: bytes) -> GossipBody:
     try:
-        raw = msgpack.unpackb(data)
-    except (ValueError, msgpack.UnpackException) as exc:  # bad UTF-8, too deep, cut short
-        raise RemoteProtocolError(f"a gossip message is no msgpack: {exc}") from exc
-    records = [entry.record() for entry in _records_body(raw).records]
-    if len(records) > GOSSIP_RECORDS:
-        raise RemoteProtocolError(f"a gossip message has {len(records)} records; at most {GOSSIP_RECORDS}")
-    return records
-
-
-def _records_body(raw: object) -> RecordsBody:
-    try:
-        return RecordsBody.model_validate(raw)
+        return GossipBody.model_validate(msgpack.unpackb(data))
     except ValidationError as exc:
         raise RemoteProtocolError(f"malformed records: {exc.errors()[0]['loc']} {exc.errors()[0]['msg']}") from exc
+    except (ValueError, msgpack.UnpackException) as exc:  # bad UTF-8, too deep, cut short
+        raise RemoteProtocolError(f"a gossip message is no msgpack: {exc}") from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -82,8 +83,37 @@ class RecordBody(Body):
         return {**super().to_wire(), "kind": self.kind.value}
 
 
+class RenewalBody(Body):
+    """A later life of a record that the reader has: what changed of it. The signature is that of the whole record."""
+
+    id: Id
+    sequence: Annotated[int, Field(ge=0, lt=2**64)]
+    issued_at: Annotated[int, Field(ge=0, lt=2**53)]
+    expires_at: Annotated[int, Field(ge=0, lt=2**53)]
+    signature: Annotated[bytes, Field(min_length=65, max_length=65)]
+
+    @classmethod
+    def of(cls, record: MarketRecord) -> RenewalBody:
+        return cls(
+            id=record.id,
+            sequence=record.sequence,
+            issued_at=round(record.issued_at * 1000),
+            expires_at=round(record.expires_at * 1000),
+            signature=record.signature,
+        )
+
+    def record(self, known: MarketRecord) -> MarketRecord:
+        return replace(
+            known,
+            sequence=self.sequence,
+            issued_at=self.issued_at / 1000,
+            expires_at=self.expires_at / 1000,
+            signature=self.signature,
+        )
+
+
 class RecordsBody(Body):
-    """A gossip message, a push, or an answer to a pull. ``more`` says that another page follows ``after``."""
+    """A push, or an answer to a pull or fetch. ``more`` says that another page follows."""
 
     records: Annotated[list[RecordBody], Field(max_length=limits.PULL_PAGE_RECORDS)]
     more: bool = False
@@ -92,11 +122,46 @@ class RecordsBody(Body):
         return {"records": [r.to_wire() for r in self.records], "more": self.more}
 
 
+class GossipBody(Body):
+    """A gossip message."""
+
+    records: Annotated[list[RecordBody], Field(max_length=limits.GOSSIP_RECORDS)]
+    renewals: Annotated[list[RenewalBody], Field(max_length=limits.GOSSIP_RECORDS)] = []
+
+    def to_wire(self) -> dict[str, Any]:
+        renewals = {"renewals": [r.to_wire() for r in self.renewals]} if self.renewals else {}
+        return {"records": [r.to_wire() for r in self.records], **renewals}
+
+
 class PullBody(Body):
-    """Everything that you know after id ``after``; nothing when ``digest`` equals yours."""
+    """Everything that you know after id ``after``: for who knows nothing yet."""
 
     after: Annotated[str, Field(max_length=160)] = ""
-    digest: Annotated[bytes, Field(max_length=16)] = b""
+
+
+class CompareBody(Body):
+    """The caller's buckets (market.md); the answer are the entries of those that differ."""
+
+    buckets: Annotated[bytes, Field(min_length=2048, max_length=2048)]
+
+
+class EntriesBody(Body):
+    """24 bytes each: a record's key and its sequence, big-endian."""
+
+    entries: Annotated[bytes, Field(max_length=24 * limits.COMPARE_ENTRIES)]
+
+
+class FetchBody(Body):
+    """Records by key, 16 bytes each; the answer is a RecordsBody with those that are there."""
+
+    keys: Annotated[bytes, Field(min_length=16, max_length=16 * limits.PULL_PAGE_RECORDS)]
+
+
+class OffersBody(Body):
+    """Your own live offers in ``subnet`` of this runtime (rendezvous)."""
+
+    subnet: Annotated[str, Field(min_length=1, max_length=limits.MAX_SUBNET_CHARS)]
+    runtime: Annotated[str, Field(min_length=1, max_length=limits.MAX_SUBNET_CHARS)]
 
 
 class CounterBody(Body):

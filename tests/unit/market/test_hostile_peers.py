@@ -87,7 +87,7 @@ def a_sync(now: float = NOW) -> tuple[RecordSync, OrderBook]:
 
 
 def gossip(*records: MarketRecord, topic: str = TOPIC) -> GossipMessage:
-    data = msgpack.packb({"records": [RecordBody.of(r).to_wire() for r in records], "more": False})
+    data = msgpack.packb({"records": [RecordBody.of(r).to_wire() for r in records]})
     peer = NodeKey.generate().peer_id
     return GossipMessage(topic, peer, peer, data)
 
