@@ -59,7 +59,7 @@ async def open_bootnode(settings: Settings, key: NodeKey) -> AsyncIterator[BootN
     """Ready when entered. Raises UsageError (addresses)."""
     async with open_libp2p_network(key, net_config(settings, relay_service=True)) as network:
         rpc, book = Rpc(network), OrderBook()
-        sync = RecordSync(book, network, rpc, domain_of(settings), time.time, _heard)
+        sync = RecordSync(book, network, rpc, domain_of(settings), time.time, _heard, settings.net.allows)
         rpc.serve(PROTOCOL, sync.handlers())
         async with trio.open_nursery() as nursery:
             await nursery.start(rpc.run)

@@ -31,9 +31,10 @@ class Section(BaseModel):
 
 class NetSection(Section):
     """``network`` and ``subnet`` separate markets; nodes of another network never get past the handshake; ``subnets``:
-    patterns of those that the network allows. ``psk``: 64
-    hex digits that every node of a private network has. ``relay``: be reachable through others while nobody can dial
-    us; ``relay_service``: be such a relay; ``mdns``: find nodes on the LAN; ``upnp``: ask the router for a port.
+    patterns of those that the network allows. ``psk``: 64 hex digits that every node of a private network has.
+    ``relay``: be reachable through others while nobody can dial us; ``relay_service``: be such a relay; ``mdns``: find
+    nodes on the LAN; ``upnp``: ask the router for a port; ``spread``: how offers are told (auto: gossip, by the DHT
+    when there are many).
     """
 
     network: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] = "local"
@@ -48,10 +49,14 @@ class NetSection(Section):
     relay_service: bool = False
     mdns: bool = False
     upnp: bool = False
+    spread: Literal["auto", "gossip", "rendezvous"] = "auto"
+
+    def allows(self, subnet: str) -> bool:
+        return any(fnmatch.fnmatchcase(subnet, pattern) for pattern in self.subnets)
 
     @model_validator(mode="after")
     def _subnet_is_allowed(self) -> NetSection:
-        if not any(fnmatch.fnmatchcase(self.subnet, pattern) for pattern in self.subnets):
+        if not self.allows(self.subnet):
             raise ValueError(f"the network does not allow subnet {self.subnet!r}, only {', '.join(self.subnets)}")
         return self
 

@@ -53,6 +53,7 @@ from golemp2p.gsb.files import ServedFiles
 from golemp2p.gsb.services import Services
 from golemp2p.identity import NodeKey
 from golemp2p.locations import Locations
+from golemp2p.market.rendezvous import Spread
 from golemp2p.market.service import MarketService
 from golemp2p.net.data import DataService
 from golemp2p.net.libp2p import open_libp2p_network
@@ -244,7 +245,16 @@ async def _run_services(
     content = ContentStore(locations.content)
     services = Services()
     data = DataService(network, content, ServedFiles(services, lambda peer: activity.requestor.works_for_us(peer)))
-    market = MarketService(storage=storage, signer=key, domain=domain, network=network, rpc=rpc, clock=time.time)
+    market = MarketService(
+        storage=storage,
+        signer=key,
+        domain=domain,
+        network=network,
+        rpc=rpc,
+        clock=time.time,
+        spread=Spread(settings.net.spread),
+        allows=settings.net.allows,
+    )
     runtimes = make_runtimes(settings, locations)
     find_peer = _peer_finder(network, market)
     vpn = VpnService(

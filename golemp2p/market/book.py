@@ -60,6 +60,7 @@ class OrderBook:
         self._records: dict[SubscriptionId, MarketRecord] = {}
         self._issuers: dict[PeerId, _Issuer] = {}
         self._snapshot: _Snapshot | None = None
+        self._n_offers = 0
         self._keys: dict[bytes, SubscriptionId] = {}  # what neighbours compare by
         self._buckets = array("Q", bytes(8 * BUCKETS))
         self._n_bytes = 0
@@ -123,7 +124,11 @@ class OrderBook:
             heapq.heappop(self._shares)
         return None
 
+    def count_offers(self) -> int:
+        return self._n_offers
+
     def _count(self, issuer_id: PeerId, issuer: _Issuer, record: MarketRecord, sign: int) -> None:
+        self._n_offers += sign * (record.kind is RecordKind.OFFER)
         self._n_bytes += sign * _size(record)
         issuer.n_bytes += sign * _size(record)
         issuer.share += sign * _share(record)

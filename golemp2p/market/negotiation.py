@@ -101,6 +101,10 @@ class Negotiation:
         self._put(proposal)
         demand.events.put(ProposalReceived(proposal, self._clock()))
 
+    def count_matched(self, demand_id: SubscriptionId) -> int:
+        """Offers that were proposed for this own demand."""
+        return len(self._offered.get(demand_id, ()))
+
     def forget_offer(self, offer_id: SubscriptionId) -> None:
         """The offer was withdrawn: its unanswered initial proposals lead nowhere."""
         affected = [offers for offers in self._offered.values() if offer_id in offers]

@@ -20,6 +20,7 @@ from golemp2p.market.agreements import Agreements
 from golemp2p.market.book import Applied, OrderBook
 from golemp2p.market.delivery import Delivery
 from golemp2p.market.negotiation import Negotiation
+from golemp2p.market.rendezvous import Rendezvous, Spread
 from golemp2p.market.scans import Scans
 from golemp2p.market.subscriptions import Subscription, Subscriptions
 from golemp2p.market.sync import RecordSync
@@ -44,24 +45,39 @@ class MarketService:
         network: Network,
         rpc: Rpc,
         clock: Callable[[], float],
+        spread: Spread = Spread.AUTO,
+        allows: Callable[[str], bool] = lambda _subnet: True,
     ) -> None:
+        """``allows``: whether the network allows that subnet."""
         self._clock = clock
         self._network = network
         self.me = signer.peer_id
         self.book = OrderBook(self.me)
         self.scans = Scans(self.book, clock)
-        self.sync = RecordSync(self.book, network, rpc, domain, clock, self._on_record)
+        self.sync = RecordSync(self.book, network, rpc, domain, clock, self._on_record, allows)
         self.subscriptions = Subscriptions(storage, signer, domain, self.sync, clock)
         self.negotiation = Negotiation(self.book, self.subscriptions, self.sync, rpc, self.me, clock)
         self.delivery = Delivery(storage, rpc, clock)
         self.agreements = Agreements(
             storage, signer, domain, rpc, self.negotiation, self.subscriptions, self.delivery, clock
         )
+        self.rendezvous = Rendezvous(
+            spread,
+            self.subscriptions,
+            self.sync,
+            network,
+            rpc,
+            self.me,
+            known=self.book.count_offers,
+            matched=self.negotiation.count_matched,
+        )
+        self.sync.quiet = lambda: self.rendezvous.active
         self._push, self._pushes = trio.open_memory_channel[MarketRecord](PUSHES)
         rpc.serve(
             PROTOCOL,
             {
                 **self.sync.handlers(),
+                "offers": self.rendezvous.on_offers,
                 "counter": self.negotiation.on_counter,
                 "reject": self.negotiation.on_reject,
                 "agree": self.agreements.on_agree,
@@ -79,6 +95,7 @@ class MarketService:
             await self.subscriptions.withdraw_leftovers()
             self._network.add_peer_listener(lambda peer, up: self.delivery.peer_is_back(peer) if up else None)
             nursery.start_soon(self.subscriptions.run)
+            nursery.start_soon(self.rendezvous.run)
             nursery.start_soon(self.agreements.run)
             nursery.start_soon(self.delivery.run)
             nursery.start_soon(self._answer_demands)
@@ -90,6 +107,7 @@ class MarketService:
         subscription: Subscription = await self.subscriptions.add(kind, properties, constraints, owner)
         if kind is RecordKind.DEMAND:
             self.negotiation.match_demand(subscription)
+        self.rendezvous.wake()
         return subscription.id
 
     async def unsubscribe(self, kind: RecordKind, subscription_id: SubscriptionId) -> None:
@@ -103,6 +121,7 @@ class MarketService:
         elif applied is Applied.NEW and record.kind is RecordKind.OFFER:
             self.negotiation.match_offer(record)
             self.scans.add(record)
+            self.rendezvous.heard()
         elif applied is Applied.NEW and record.issuer != self.me:
             try:
                 self._push.send_nowait(record)

@@ -63,6 +63,7 @@ class RecordSync:
         self._listener = listener
         self._allows = allows
         self.comparing = Comparing(book, rpc, clock, self.take)
+        self.quiet: Callable[[], bool] = lambda: False  # offers go by rendezvous: no gossip, no comparing
         self._topics: set[str] = set()
         self._new = RateLimit(limits.NEW_RECORDS_PER_S, limits.NEW_RECORDS_BURST)
         self._missed = RateLimit(1 / limits.COMPARE_AGAIN_S, 1)
@@ -84,6 +85,8 @@ class RecordSync:
     def announce(self, record: MarketRecord, *, renewal: bool = False) -> None:
         """Gossip ``record`` soon; of a ``renewal`` without its content. Never blocks; what does not fit is found by
         comparing."""
+        if self.quiet():
+            return
         try:
             self._announce.send_nowait((record, renewal))
         except trio.WouldBlock:
@@ -132,7 +135,7 @@ class RecordSync:
         except RemoteProtocolError as exc:
             log.info("gossip_refused", origin=message.origin, forwarder=message.forwarder, reason=str(exc))
             return Verdict.REJECT
-        return Verdict.ACCEPT if news else Verdict.IGNORE
+        return Verdict.ACCEPT if news and not self.quiet() else Verdict.IGNORE
 
     def _decode(self, message: GossipMessage) -> list[MarketRecord]:
         """Raises RemoteProtocolError: garbage, too many, or records of another topic."""
@@ -170,7 +173,7 @@ class RecordSync:
     # --- catching up ---
 
     def _on_peer(self, peer: PeerId, connected: bool) -> None:
-        if connected:
+        if connected and not self.quiet():
             try:
                 self._connected.send_nowait(peer)
             except trio.WouldBlock:
@@ -195,7 +198,7 @@ class RecordSync:
         while True:
             await trio.sleep(COMPARE_INTERVAL_S * random.uniform(0.7, 1.3))  # noqa: S311 - only spreads load
             peers = [p.peer for p in self._network.peers() if p.connected]
-            if peers:
+            if peers and not self.quiet():
                 await self._try_pull(random.choice(peers))  # noqa: S311
 
     async def _try_pull(self, peer: PeerId) -> None:

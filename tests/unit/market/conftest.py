@@ -15,6 +15,7 @@ from golemp2p.core.ids import SubscriptionId
 from golemp2p.core.properties import Properties
 from golemp2p.core.records import RecordKind
 from golemp2p.identity import NodeKey
+from golemp2p.market.rendezvous import Spread
 from golemp2p.market.service import MarketService
 from golemp2p.market.subscriptions import MarketEvent
 from golemp2p.net.memory import MemoryHub, MemoryNetwork, open_memory_network
@@ -48,7 +49,9 @@ class Node:
 
 
 @asynccontextmanager
-async def open_node(hub: MemoryHub, key: NodeKey | None = None, stored: Storage | None = None) -> AsyncIterator[Node]:
+async def open_node(
+    hub: MemoryHub, key: NodeKey | None = None, stored: Storage | None = None, spread: Spread = Spread.GOSSIP
+) -> AsyncIterator[Node]:
     """``stored``: what a former life of the node left on disk."""
     key = key or NodeKey.generate()
     clock = hub_clock(hub)
@@ -66,6 +69,7 @@ async def open_node(hub: MemoryHub, key: NodeKey | None = None, stored: Storage 
             network=network,
             rpc=rpc,
             clock=clock,
+            spread=spread,
         )
         await nursery.start(market.run, "public")
         yield Node(key, network, market, clock)
