@@ -106,6 +106,13 @@ def _open_routes(router: APIRouter, node: NodeContext) -> None:
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
 
+def _reachability(network: Network) -> rest.Reachability:
+    found = network.reachability()
+    return rest.Reachability(
+        reach=found.reach.value, reason=found.reason, advice=found.advice, relays=list(found.relays)
+    )
+
+
 def _own_routes(router: APIRouter, node: NodeContext) -> None:
     @router.get("/golemp2p/v1/status", response_model=rest.Status)
     async def status(_caller: Me) -> Response:
@@ -121,6 +128,7 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
             subnet=node.settings.net.subnet,
             uptime_s=round(now - node.started_at, 3),
             peers=node.network.statistics().connections,
+            reachability=_reachability(node.network),
             offers=sum(1 for _ in book.live(RecordKind.OFFER, now)),
             demands=sum(1 for _ in book.live(RecordKind.DEMAND, now)),
             own_offers=len(node.market.subscriptions.all(RecordKind.OFFER)),
@@ -139,6 +147,7 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
                 addresses=list(p.addresses),
                 connected=p.connected,
                 direction=p.direction,
+                relayed=p.relayed,
                 round_trip_ms=None if p.round_trip_s is None else round(p.round_trip_s * 1000, 2),
             )
             for p in node.network.peers()

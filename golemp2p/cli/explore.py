@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from golemp2p.cli.common import ApiUrl, AppKeyOption, AsJson, DataDir, echo_json, facts, table, with_client
+
+if TYPE_CHECKING:
+    from golemp2p.wire.rest.node import Peer
+
+REACH: Final = {
+    "unknown": "not known yet",
+    "public": "directly",
+    "relayed": "through relays only",
+    "unreachable": "NOT",
+}
 
 
 def _number(value: object, factor: float = 1) -> str:
@@ -21,6 +31,12 @@ def _text(value: object) -> str:
     if isinstance(value, int) and abs(value) > 2**63:  # str() refuses the largest
         return "?"
     return "".join(c if c.isprintable() else "?" for c in str(value))[:40]
+
+
+def _state(peer: Peer) -> str:
+    if not peer.connected:
+        return "known"
+    return f"connected {peer.direction}{', relayed' if peer.relayed else ''}"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,6 +58,8 @@ def add_to(app: typer.Typer) -> None:
                 ("network", f"{found.network} / {found.subnet}"),
                 ("up", f"{found.uptime_s:.0f} s"),
                 ("peers", found.peers),
+                ("reachable", f"{REACH[found.reachability.reach]}: {found.reachability.reason}"),
+                *((("what to do", found.reachability.advice),) if found.reachability.advice else ()),
                 ("offers", f"{found.offers} known, {found.own_offers} own"),
                 ("demands", f"{found.demands} known, {found.own_demands} own"),
                 ("activities", found.activities),
@@ -62,7 +80,7 @@ def add_to(app: typer.Typer) -> None:
         rows = [
             (
                 p.peer_id,
-                ("connected " + p.direction) if p.connected else "known",
+                _state(p),
                 "" if p.round_trip_ms is None else f"{p.round_trip_ms} ms",
                 " ".join(p.addresses),
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,15 @@ class Health(RestModel):
     peers: int
 
 
+class Reachability(RestModel):
+    """How others get to this node. ``advice`` is empty when nothing needs to be done."""
+
+    reach: Literal["unknown", "public", "relayed", "unreachable"]
+    reason: str
+    advice: str
+    relays: list[str]
+
+
 class Status(RestModel):
     version: str
     peer_id: str
@@ -53,6 +62,7 @@ class Status(RestModel):
     subnet: str
     uptime_s: float
     peers: int
+    reachability: Reachability
     offers: int
     demands: int
     own_offers: int
@@ -67,6 +77,7 @@ class Peer(RestModel):
     addresses: list[str]
     connected: bool
     direction: str
+    relayed: bool = False
     round_trip_ms: float | None = None
 
 
