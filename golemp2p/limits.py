@@ -548,6 +548,7 @@ LANE_FORGET_S: Final = 300.0  # so long no lane is tried with a peer that could 
 LANE_REMEMBERED_PEERS: Final = 1_000
 LANE_BLOCK_BYTES: Final = MIB  # one buffer between two threads
 LANE_BUFFERS: Final = 4  # of one transfer
+LANE_SOCKET_BYTES: Final = 256 * 1024  # read and written at a time
 LANE_LINGER_S: Final = 1.0  # for the peer to read our last words before the socket goes
 LANE_PROGRESS_S: Final = 0.2
 LANE_UNNAMED_FILES: Final = 1_000  # that wait to be hashed by sha3-256, too

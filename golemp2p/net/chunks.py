@@ -7,7 +7,6 @@ a restart the chunks that it marks are hashed again, so a torn write costs that 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import trio
 
 from golemp2p import limits
 from golemp2p.errors import RemoteProtocolError
+from golemp2p.net.directfile import DirectFile
 
 CHUNK_BYTES: Final = limits.SHARE_CHUNK_BYTES
 HASH_BYTES: Final = 32
@@ -103,19 +103,16 @@ class PartialFile:
     def length(self, index: int) -> int:
         return min(CHUNK_BYTES, self.size_bytes - index * CHUNK_BYTES)
 
-    def fits(self, index: int, chunk: bytes) -> bool:
+    def fits(self, index: int, chunk: bytes | memoryview) -> bool:
         return hashlib.sha256(chunk).digest() == self._hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]
 
-    def put(self, index: int, chunk: bytes) -> bool:
+    def put(self, index: int, chunk: bytes | memoryview) -> bool:
         """Write the chunk if it is the right one; whether it is. Blocking."""
         if not self.fits(index, chunk):
             return False
         for path, data, offset in ((self.path, chunk, index * CHUNK_BYTES), (self._notes, b"\1", index)):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.pwrite(descriptor, data, offset)
-            finally:
-                os.close(descriptor)
+            with DirectFile(path, offset) as file:
+                file.write(memoryview(data))
         self.have.flags[index] = 1
         return True
 

@@ -186,7 +186,8 @@ class DataService:
                 await wire.send(encode_header(["ok", total]))
             if slot.content.sha256 != sha256:
                 raise ConflictError(f"slot {slot_id} holds another file already")
-            await wire.send(encode_header(["ok", (await self._store.named(slot.content)).sha3_256]))
+            content = await self._store.named(slot.content)
+            await wire.send(encode_header(["ok", content.sha256 if tag else content.sha3_256]))
             return
         if total > slot.max_bytes:
             raise PolicyError(f"{total} bytes do not fit slot {slot_id}", hint=f"at most {slot.max_bytes}")
@@ -197,7 +198,8 @@ class DataService:
             content = await self._fill_slot(wire, slot_id, total, sha256, tag)
         finally:
             self._busy_slots.discard(slot_id)
-        await wire.send(encode_header(["ok", self._name_later(content).sha3_256]))
+        self._name_later(content)
+        await wire.send(encode_header(["ok", content.sha3_256 if sha256 else content.sha256]))
 
     async def _fill_slot(self, wire: Wire, slot_id: str, total: int, sha256: str | None, tag: str) -> Content:
         partial, note = self._store.slot_partial(slot_id), self._store.partial(f"slot-{slot_id}.sha256")
@@ -208,7 +210,7 @@ class DataService:
         await wire.send(encode_header(["ok", offset] if sha256 else ["ok", offset, ""]))
         algorithms = ALWAYS if sha256 else ("sha256",)
         digests = await wire.receive_file(partial, offset, total, algorithms=algorithms)
-        expected = sha256 or await _announced_sum(wire)
+        expected = sha256 or await _announced_sum(wire) or (digests["sha256"] if not offset else "")
         if digests["sha256"] != expected:
             partial.unlink()
             raise RemoteProtocolError(f"the file has sha256 {digests['sha256']}, not {expected}")
@@ -392,7 +394,8 @@ class DataService:
 
 
 async def _announced_sum(wire: Wire) -> str:
+    """The sender's word; "" when it does not know, because all of the file came by this lane."""
     match await wire.header():
         case ["sum", str(sha256)]:
-            return check_digest("sha256", sha256)
+            return check_digest("sha256", sha256) if sha256 else ""
     raise RemoteProtocolError("a fill does not end with its sum")

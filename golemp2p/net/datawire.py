@@ -10,7 +10,7 @@ import msgpack
 import trio
 
 from golemp2p import limits
-from golemp2p.errors import DeadlineError, NetworkError, RemoteProtocolError, UsageError
+from golemp2p.errors import DeadlineError, NetworkError, PolicyError, RemoteProtocolError, UsageError
 from golemp2p.net.filewriter import writing
 from golemp2p.net.frames import Failure
 from golemp2p.net.lane import RECORD_BYTES, LaneStream
@@ -42,7 +42,9 @@ class Wire:
         self._buffer = b""
 
     async def some(self, max_bytes: int) -> bytes:
-        if self._buffer:
+        if not self._buffer and self.lane is not None:
+            self._buffer = await self.lane.read(RECORD_BYTES)  # a thread's work each time: not byte by byte
+        if self._buffer or self.lane is not None:
             piece, self._buffer = self._buffer[:max_bytes], self._buffer[max_bytes:]
             return piece
         try:
@@ -77,6 +79,17 @@ class Wire:
         data, self._buffer = self._buffer[:size], self._buffer[size:]
         return data
 
+    async def chunk(self, size: int, keep: Callable[[memoryview], bool]) -> bool:
+        """What ``keep``, a blocking function, says of the next ``size`` bytes. Raises its OSErrors as PolicyError."""
+        if self.lane is not None and size <= limits.LANE_BLOCK_BYTES:
+            head, self._buffer = self._buffer[:size], self._buffer[size:]
+            return await self.lane.receive_chunk(head, size, keep)
+        data = await self.exactly(size)
+        try:
+            return await trio.to_thread.run_sync(keep, memoryview(data))
+        except OSError as exc:
+            raise PolicyError(f"a chunk cannot be written: {exc.strerror}", hint="is the disk full?") from exc
+
     async def next_header(self) -> list[Any] | None:
         """As :meth:`header`, or None when the peer has nothing more to say."""
         first = await self.some(1)
@@ -100,7 +113,7 @@ class Wire:
     async def answer(self, *, patient: bool = False) -> list[Any]:
         """What follows "ok". Raises the peer's error. ``patient``: it may take as long as our sending takes."""
         if patient:
-            self._buffer += await self.stream.read(1)
+            self._buffer += await self.stream.read(1 if self.lane is None else RECORD_BYTES)
         match await self.header():
             case ["ok", *rest]:
                 return rest

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-import ssl
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -23,7 +19,8 @@ from golemp2p import limits
 from golemp2p.core.ids import PeerId
 from golemp2p.errors import DeadlineError, GolemError, InternalError, NetworkError, PolicyError
 from golemp2p.net import lanebulk
-from golemp2p.net.lanehash import Written, follow
+from golemp2p.net.directfile import aligned_buffer
+from golemp2p.net.lanepipe import TlsPipe
 from golemp2p.net.lanethreads import run_blocking
 
 log = structlog.get_logger(__name__)
@@ -36,11 +33,12 @@ class LaneStream:
     """A ByteStream with quick ways for files. Made by golemp2p.net.lanes."""
 
     def __init__(
-        self, connection: ssl.SSLSocket, peer: PeerId, threads: trio.CapacityLimiter, on_close: Callable[[], None]
+        self, connection: TlsPipe, peer: PeerId, threads: trio.CapacityLimiter, on_close: Callable[[], None]
     ) -> None:
         """``connection`` has passed its handshake; its timeout is what one record may take."""
         self._connection, self._peer, self._threads, self._on_close = connection, peer, threads, on_close
         self._busy = self._dead = self._closed = False
+        self._buffer: memoryview | None = None
         connection.settimeout(limits.DATA_STALL_TIMEOUT_S)
 
     @property
@@ -82,21 +80,23 @@ class LaneStream:
             return
         self._closed = True
         with trio.CancelScope(shield=True):  # bounded by the socket's timeout
-            await trio.to_thread.run_sync(self._linger, limiter=self._threads)
+            await trio.to_thread.run_sync(self._connection.linger, limits.LANE_LINGER_S, limiter=self._threads)
         self._on_close()
 
-    def _linger(self) -> None:
-        try:
-            raw_shutdown(self._connection, socket.SHUT_WR)
-            ends = time.monotonic() + limits.LANE_LINGER_S
-            while (left := ends - time.monotonic()) > 0:
-                self._connection.settimeout(left)
-                if not socket.socket.recv(self._connection, 64 * 1024):  # the bytes below TLS: nobody reads them
-                    break
-        except (OSError, ValueError):
-            pass  # it is gone already
-        finally:
-            self._connection.close()
+    async def receive_chunk(self, head: bytes, size: int, keep: Callable[[memoryview], bool]) -> bool:
+        """``size`` bytes, of which ``head`` is here already, into a buffer that ``keep`` gets, in the same thread."""
+        kept = await self._run(
+            lambda: lanebulk.receive_chunk(self._connection, head, self._scratch()[:size], keep), "what arrives"
+        )
+        if kept is None:
+            raise NetworkError(f"{self._peer} ended a data stream early")
+        return kept
+
+    def _scratch(self) -> memoryview:
+        """Memory for one block, which the lane keeps: new memory is dear."""
+        if self._buffer is None:
+            self._buffer = aligned_buffer()
+        return self._buffer
 
     # --- files ------------------------------------------------------------------------------------------------------
     async def send_file(self, path: Path, offset: int, end: int, on_progress: Callable[[int], None]) -> int:
@@ -109,7 +109,7 @@ class LaneStream:
 
         return await _reporting(
             lambda: on_progress(reached),
-            lambda: self._run(lambda: lanebulk.send_file(self._connection, path, offset, end, report)),
+            lambda: self._run(lambda: lanebulk.send_file(self._connection, path, offset, end, self._scratch(), report)),
         )
 
     async def receive_file(
@@ -125,42 +125,32 @@ class LaneStream:
         """As Wire.receive_file: appends to ``path`` from ``offset``, ``head`` first; the whole file's digests."""
         await trio.to_thread.run_sync(_prepare, path, offset, head)
         offset += len(head)
-        written = Written(offset)
-        receiver = lanebulk.Receiver(self._connection, path, offset, total, written, self._kill)
-        digests = await _reporting(
+        receiver = lanebulk.Receiver(self._connection, path, offset, total, algorithms, self._kill)
+        await _reporting(
             lambda: on_progress and on_progress(receiver.done_bytes, total),
-            lambda: self._receive(receiver, path, written, algorithms),
+            lambda: self._receive(receiver, algorithms),
         )
         if receiver.done_bytes < total:
             raise NetworkError(f"{self._peer} ended the transfer after {receiver.done_bytes} of {total} bytes")
-        return digests
+        return receiver.digests
 
-    async def _receive(
-        self, receiver: lanebulk.Receiver, path: Path, written: Written, algorithms: Sequence[str]
-    ) -> dict[str, str]:
+    async def _receive(self, receiver: lanebulk.Receiver, algorithms: Sequence[str]) -> None:
         """One thread reads, one writes, others hash. They end by themselves when the reading ends, never before."""
-        digests: dict[str, str] = {}
         unwritten: OSError | None = None
         broken: GolemError | None = None
 
-        async def hash_it(algorithm: str) -> None:
-            with trio.CancelScope(shield=True):
-                digest = await trio.to_thread.run_sync(follow, path, algorithm, written, limiter=self._threads)
-            if digest is not None:
-                digests[algorithm] = digest
-
-        async def write() -> None:
+        async def to_its_end(work: Callable[..., None], *arguments: str) -> None:
             nonlocal unwritten
             with trio.CancelScope(shield=True):
                 try:
-                    await trio.to_thread.run_sync(receiver.write, limiter=self._threads)
+                    await trio.to_thread.run_sync(work, *arguments, limiter=self._threads)
                 except lanebulk.FileError as exc:
-                    unwritten = exc.error
+                    unwritten = unwritten or exc.error
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(write)
+            nursery.start_soon(to_its_end, receiver.write)
             for algorithm in algorithms:
-                nursery.start_soon(hash_it, algorithm)
+                nursery.start_soon(to_its_end, receiver.hash_by, algorithm)
             try:
                 await self._run(receiver.read)
             except GolemError as exc:
@@ -171,10 +161,9 @@ class LaneStream:
             raise PolicyError(f"what arrives cannot be written: {unwritten.strerror}", hint="is the disk full?")
         if broken is not None:
             raise broken
-        return digests
 
     # --- threads ----------------------------------------------------------------------------------------------------
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def _run(self, work: Callable[[], T], what: str = "a file to be sent") -> T:
         """``work`` in a thread, woken by a dead socket when this is cancelled. Raises NetworkError, PolicyError."""
         if self._busy:
             raise InternalError("two tasks use one bulk lane at a time")
@@ -184,7 +173,7 @@ class LaneStream:
         try:
             return await run_blocking(work, self._kill, self._threads)
         except lanebulk.FileError as exc:
-            raise PolicyError(f"a file to be sent cannot be read: {exc.error.strerror}") from exc
+            raise PolicyError(f"{what} cannot be read or written: {exc.error.strerror}") from exc
         except TimeoutError as exc:
             self._kill()
             raise DeadlineError(
@@ -204,13 +193,7 @@ class LaneStream:
     def _kill(self) -> None:
         """Threads that wait for the socket wake up with an error. From any thread."""
         self._dead = True
-        with suppress(OSError):  # it was not connected any more
-            raw_shutdown(self._connection, socket.SHUT_RDWR)
-
-
-def raw_shutdown(connection: ssl.SSLSocket, how: int) -> None:
-    """Of the socket alone: SSLSocket's own takes the TLS object away from the thread that uses it."""
-    socket.socket.shutdown(connection, how)
+        self._connection.shutdown()
 
 
 def _prepare(path: Path, offset: int, head: bytes) -> None:

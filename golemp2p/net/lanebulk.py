@@ -1,45 +1,39 @@
 """The blocking loops of a bulk lane: files out of and into a TLS socket, in worker threads.
 
-A TLS record has 16 KiB, and Python sends and receives one per call; disk and hash work on blocks of 1 MiB meanwhile,
-in threads of their own, for TLS, hashing and writing all let go of the interpreter's lock.
+Disk and hashes work on blocks of 1 MiB in threads of their own: TLS, hashing and writing all let go of the
+interpreter's lock.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import queue
-import select
-import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from golemp2p import limits
-from golemp2p.net.lanehash import Written
-
-_Block = tuple[memoryview, int]
-
-
-def speaks(connection: ssl.SSLSocket) -> bool:
-    """Whether the peer has said something (or left) that was not read yet."""
-    if connection.pending():
-        return True
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+from golemp2p.net.directfile import DirectFile, aligned_buffer
+from golemp2p.net.lanepipe import TlsPipe
+from golemp2p.storage.content import ALGORITHMS
 
 
-def send_file(connection: ssl.SSLSocket, path: Path, offset: int, end: int, report: Callable[[int], None]) -> int:
+def send_file(
+    connection: TlsPipe, path: Path, offset: int, end: int, buffer: memoryview, report: Callable[[int], None]
+) -> int:
     """Send from ``offset`` to ``end``; how far it came: less when the file ends before, or the peer speaks meanwhile.
 
     Raises OSError of the socket; FileError of the file.
     """
-    buffer = memoryview(bytearray(min(limits.LANE_BLOCK_BYTES, max(end - offset, 1))))
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as exc:
         raise FileError(exc) from exc
     try:
-        while offset < end and not speaks(connection):
+        while offset < end and not connection.speaks():
             try:
                 size = os.preadv(file, [buffer[: end - offset]], offset)
             except OSError as exc:
@@ -54,13 +48,15 @@ def send_file(connection: ssl.SSLSocket, path: Path, offset: int, end: int, repo
     return offset
 
 
-def receive_exactly(connection: ssl.SSLSocket, size: int) -> bytes:
+def receive_exactly(connection: TlsPipe, size: int) -> bytes:
     """Less than ``size`` when the peer ends. Raises OSError."""
     data = bytearray(size)
-    return bytes(data) if (got := _fill(connection, memoryview(data))) == size else bytes(data[:got])
+    got = fill(connection, memoryview(data))
+    return bytes(data[:got])
 
 
-def _fill(connection: ssl.SSLSocket, view: memoryview) -> int:
+def fill(connection: TlsPipe, view: memoryview) -> int:
+    """How much of ``view`` is filled; less than all when the peer ends. Raises OSError."""
     done = 0
     while done < len(view):
         got = connection.recv_into(view[done:])
@@ -68,6 +64,22 @@ def _fill(connection: ssl.SSLSocket, view: memoryview) -> int:
             break
         done += got
     return done
+
+
+def receive_chunk(
+    connection: TlsPipe, head: bytes, buffer: memoryview, keep: Callable[[memoryview], bool]
+) -> bool | None:
+    """Fill ``buffer``, which begins with ``head``, and have it kept; None when the peer ends before.
+
+    Raises OSError of the socket, FileError of ``keep``.
+    """
+    buffer[: len(head)] = head
+    if fill(connection, buffer[len(head) :]) < len(buffer) - len(head):
+        return None
+    try:
+        return keep(buffer)
+    except OSError as exc:
+        raise FileError(exc) from exc
 
 
 class FileError(Exception):
@@ -78,77 +90,126 @@ class FileError(Exception):
         self.error = error
 
 
+class _Block:
+    """A buffer on its way through the threads that want it."""
+
+    def __init__(self) -> None:
+        self.memory = aligned_buffer()
+        self.size_bytes = self.readers = 0
+
+
 class Receiver:
-    """Two threads for the bytes from ``offset`` to ``total``: :meth:`read` and :meth:`write`; they end together."""
+    """The threads of what comes from ``offset`` to ``total``: to read, to write, to hash by each algorithm.
+
+    All run, each in its own thread, and end together. A slow one holds the others back: LANE_BUFFERS is all there is.
+    """
 
     def __init__(
-        self, connection: ssl.SSLSocket, path: Path, offset: int, total: int, written: Written, kill: Callable[[], None]
+        self,
+        connection: TlsPipe,
+        path: Path,
+        offset: int,
+        total: int,
+        algorithms: Sequence[str],
+        kill: Callable[[], None],
     ) -> None:
         """``kill`` ends the reading from another thread."""
         self._connection, self._path, self._kill = connection, path, kill
-        self._offset, self._total, self._written = offset, total, written
-        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-        self._filled: queue.SimpleQueue[_Block | None] = queue.SimpleQueue()
+        self._offset, self._total = offset, total
+        self._lock = threading.Lock()
+        self._free: queue.SimpleQueue[_Block] = queue.SimpleQueue()
         for _ in range(limits.LANE_BUFFERS):
-            self._free.put(memoryview(bytearray(min(limits.LANE_BLOCK_BYTES, max(total - offset, 1)))))
-        self._all_said = False
+            self._free.put(_Block())
+        self._to_write = _Lane()
+        self._to_hash = {algorithm: _Lane() for algorithm in algorithms}
+        self._all = [self._to_write, *self._to_hash.values()]
         self.done_bytes = offset  # on disk
+        self.digests: dict[str, str] = {}  # of a whole file, in hex
 
     def read(self) -> None:
         """Returns when all has come or the peer has ended before. Raises OSError of the socket."""
-        left = self._total - self._offset
+        position = self._offset
         try:
-            while left:
-                buffer, got = self._free.get(), 0
-                wanted = min(len(buffer), left)
+            while position < self._total:
+                block, got = self._free.get(), 0
+                # Blocks end where blocks of the file end: only the first and the last one are not aligned.
+                wanted = min(limits.LANE_BLOCK_BYTES - position % limits.LANE_BLOCK_BYTES, self._total - position)
                 try:
                     while got < wanted:
-                        size = self._connection.recv_into(buffer[got:wanted])
+                        size = self._connection.recv_into(block.memory[got:wanted])
                         if not size:
                             return
                         got += size
                 finally:
-                    self._filled.put((buffer, got))  # what came stays
-                left -= got
+                    block.size_bytes, block.readers = got, len(self._all)  # what came stays
+                    for lane in self._all:
+                        lane.queue.put(block)
+                position += got
         finally:
             self.no_more()
 
     def no_more(self) -> None:
-        """The writer ends, also when :meth:`read` never ran."""
-        self._filled.put(None)
+        """The others end, also when :meth:`read` never ran."""
+        for lane in self._all:
+            lane.queue.put(None)
 
     def write(self) -> None:
-        """Raises FileError. Wakes those who follow."""
+        """Raises FileError."""
+        with self._failing(self._to_write), DirectFile(self._path, self._offset) as file:
+            while (block := self._to_write.next()) is not None:
+                file.write(block.memory[: block.size_bytes])
+                self._done_with(block)
+                self.done_bytes = file.position
+
+    def hash_by(self, algorithm: str) -> None:
+        """Also what was there before. Raises FileError."""
+        lane, hasher, position = self._to_hash[algorithm], hashlib.new(ALGORITHMS[algorithm]), 0
+        with self._failing(lane):
+            if self._offset:
+                with self._path.open("rb", buffering=0) as file:
+                    while position < self._offset:
+                        piece = file.read(min(limits.LANE_BLOCK_BYTES, self._offset - position))
+                        if not piece:
+                            raise OSError(errno.EIO, "what arrived before is not there any more")
+                        hasher.update(piece)
+                        position += len(piece)
+            while (block := lane.next()) is not None:
+                hasher.update(block.memory[: block.size_bytes])
+                position += block.size_bytes
+                self._done_with(block)
+        if position == self._total:
+            self.digests[algorithm] = hasher.hexdigest()
+
+    @contextmanager
+    def _failing(self, lane: _Lane) -> Iterator[None]:
+        """Who fails ends the reading, and still takes its blocks off the others' way."""
         try:
-            self._write()
+            yield
         except OSError as exc:
-            self._written.end(whole=False)
-            self._kill()  # nobody keeps what else would come
-            self._discard()
+            self._kill()
+            if lane.current is not None:
+                self._done_with(lane.current)
+            while not lane.ended and (block := lane.next()) is not None:
+                self._done_with(block)
             raise FileError(exc) from exc
-        self._written.end(whole=self.done_bytes == self._total)
 
-    def _write(self) -> None:
-        file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            while (block := self._next()) is not None:
-                buffer, size = block
-                try:
-                    done = 0
-                    while done < size:
-                        done += os.pwrite(file, buffer[done:size], self.done_bytes + done)
-                finally:
-                    self._free.put(buffer)
-                self.done_bytes += size
-                self._written.advance(self.done_bytes)
-        finally:
-            os.close(file)
+    def _done_with(self, block: _Block) -> None:
+        with self._lock:
+            block.readers -= 1
+            last = not block.readers
+        if last:
+            self._free.put(block)
 
-    def _next(self) -> _Block | None:
-        block = self._filled.get()
-        self._all_said = block is None
-        return block
 
-    def _discard(self) -> None:
-        while not self._all_said and (block := self._next()) is not None:
-            self._free.put(block[0])
+class _Lane:
+    """What one of the threads is still to do."""
+
+    def __init__(self) -> None:
+        self.queue: queue.SimpleQueue[_Block | None] = queue.SimpleQueue()
+        self.current: _Block | None = None
+        self.ended = False
+
+    def next(self) -> _Block | None:
+        self.current = self.queue.get()
+        self.ended = self.current is None
+        return self.current

@@ -19,9 +19,9 @@ from golemp2p.storage.content import ALGORITHMS
 class Written:
     """How far a file is written without a gap. ``end`` is the last word; without it nothing is made of the rest."""
 
-    def __init__(self, written_bytes: int) -> None:
+    def __init__(self, written_bytes: int, *, ended: bool = False) -> None:
         self._changed = threading.Condition()
-        self._bytes, self._ended, self._whole = written_bytes, False, False
+        self._bytes, self._ended, self._whole = written_bytes, ended, ended
 
     def advance(self, written_bytes: int) -> None:
         with self._changed:

@@ -8,10 +8,8 @@ certificates pinned, then sends the token. A connection without the name of a ti
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 import socket
-import ssl
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -28,6 +26,7 @@ from golemp2p.errors import DeadlineError, GolemError, NetworkError, RemoteProto
 from golemp2p.net.lane import LaneStream
 from golemp2p.net.lanebulk import receive_exactly
 from golemp2p.net.laneoffer import MAGIC, NAME_BYTES, TOKEN_BYTES, Offer, hosts_of, places_to_try
+from golemp2p.net.lanepipe import TlsPipe
 from golemp2p.net.lanethreads import run_blocking
 from golemp2p.net.lanetls import CertificateHolder, LaneCertificate, check_pinned, context_for
 from golemp2p.net.port import Network
@@ -235,19 +234,16 @@ class Lanes:
     ) -> LaneStream:
         """Owns ``plain``. Raises NetworkError, RemoteProtocolError."""
         certificate = await self._certificate_now()
-        made: list[ssl.SSLSocket] = []
-        with socket.socket(fileno=os.dup(plain.fileno())) as same:  # to wake the thread by
-            try:
-                work = partial(_handshake, plain, made, certificate, their_cert, token, server=server)
-                await run_blocking(work, partial(_shut_down, same), self._threads)
-            except OSError as exc:
-                raise NetworkError(f"the handshake of a lane with {peer} failed: {exc}") from exc
-            except BaseException:
-                for connection in made:  # cancelled in the moment that it was done
-                    connection.close()
-                raise
-            finally:
-                plain.close()  # empty by now, if it went well
+        made: list[TlsPipe] = []
+        try:
+            work = partial(_handshake, plain, made, certificate, their_cert, token, server=server)
+            await run_blocking(work, partial(_shut_down, plain), self._threads)
+        except OSError as exc:
+            plain.close()
+            raise NetworkError(f"the handshake of a lane with {peer} failed: {exc}") from exc
+        except BaseException:
+            plain.close()
+            raise
         connection = made[0]
         if not self.has_room(peer):
             connection.close()
@@ -267,37 +263,32 @@ class Lanes:
 
 def _handshake(
     plain: socket.socket,
-    made: list[ssl.SSLSocket],
+    made: list[TlsPipe],
     certificate: LaneCertificate,
     their_cert: bytes,
     token: bytes,
     *,
     server: bool,
 ) -> None:
-    """TLS over ``plain``, which is empty afterwards, then the token; the lane is appended to ``made``. Blocking.
+    """TLS over ``plain``, then the token; the lane is appended to ``made``. Blocking.
 
     Raises OSError (also ssl's), RemoteProtocolError.
     """
     plain.setblocking(True)
-    plain.settimeout(limits.LANE_HANDSHAKE_S)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    context = context_for(certificate, their_cert, server=server)
-    connection = context.wrap_socket(plain, server_side=server)
-    try:
-        check_pinned(connection, their_cert)
-        if server:
-            _expect(connection, token, "a lane's token is wrong")
-            connection.sendall(_ACCEPTED)
-        else:
-            connection.sendall(token)
-            _expect(connection, _ACCEPTED, "the other end does not accept a lane's token")
-    except BaseException:  # nobody else has it yet
-        connection.close()
-        raise
-    made.append(connection)
+    pipe = TlsPipe(plain, context_for(certificate, their_cert, server=server), server=server)
+    pipe.handshake(limits.LANE_HANDSHAKE_S)
+    check_pinned(pipe.peer_certificate(), their_cert)
+    if server:
+        _expect(pipe, token, "a lane's token is wrong")
+        pipe.sendall(_ACCEPTED)
+    else:
+        pipe.sendall(token)
+        _expect(pipe, _ACCEPTED, "the other end does not accept a lane's token")
+    made.append(pipe)
 
 
-def _expect(connection: ssl.SSLSocket, expected: bytes, otherwise: str) -> None:
+def _expect(connection: TlsPipe, expected: bytes, otherwise: str) -> None:
     if not hmac.compare_digest(receive_exactly(connection, len(expected)), expected):
         raise RemoteProtocolError(otherwise)
 

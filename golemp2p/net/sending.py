@@ -13,7 +13,7 @@ import trio
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
-from golemp2p.errors import ConflictError, DeadlineError, GolemError, NetworkError, NotFoundError, RemoteProtocolError
+from golemp2p.errors import ConflictError, DeadlineError, GolemError, NetworkError, RemoteProtocolError, UsageError
 from golemp2p.net.datawire import Progress, Wire, encode_header
 from golemp2p.net.lane import LaneStream
 from golemp2p.net.lanehash import Written, follow
@@ -66,44 +66,61 @@ class Push:
                 pass
             case other:
                 raise RemoteProtocolError(f"a data answer says {str(other)[:100]} for a fill of {total} bytes")
-        written, reached, digest = Written(total), offset, ""
-        failure: GolemError | None = None
+        reached = offset
+        if there:
+            await self._hash_source(Written(total, ended=True))
+            if there != self._sha256:
+                raise ConflictError(f"slot {self._slot} of {self.peer} holds another file already")
+        else:
+            reached = await self._send(lane, offset, total)
+        if reached == total:
+            await wire.send(encode_header(["sum", self._sha256]))
+            lane.be_patient(limits.DATA_LAST_ANSWER_S)
+        match await wire.answer(patient=True):
+            case [str(confirmed)] if reached == total and re.fullmatch("[0-9a-f]{64}", confirmed):
+                pass
+            case other:
+                raise RemoteProtocolError(f"a data answer says {str(other)[:100]} after a fill")
+        if self._sha256 not in ("", confirmed):
+            raise RemoteProtocolError(f"{self.peer} took a file with sha256 {confirmed}, not {self._sha256}")
+        return confirmed
 
-        async def hash_it() -> None:
-            nonlocal digest, failure
-            with trio.CancelScope(shield=True):  # it ends when ``written`` does
-                try:
-                    found = await trio.to_thread.run_sync(follow, self.source, "sha256", written)
-                except OSError as exc:
-                    failure = failure or NotFoundError(f"{self.source} cannot be read: {exc.strerror}")
-                else:
-                    digest = found or ""
+    async def _send(self, lane: LaneStream, offset: int, total: int) -> int:
+        """How far it came. Hashed meanwhile if a part is there from before.
 
+        What goes out in one piece needs no hash of ours: TLS vouches for every record, and the receiver hashes what it
+        has stored. What another attempt brought may be of another file, and only a hash tells.
+        """
+        written, failure, reached = Written(total), None, offset
+        unchanged = await trio.to_thread.run_sync(_state_of, self.source)
         async with trio.open_nursery() as nursery:
-            if not self._sha256:
-                nursery.start_soon(hash_it)
+            if offset and not self._sha256:
+                nursery.start_soon(self._hash_source, written)
             try:
-                reached = offset if there else await lane.send_file(self.source, offset, total, self._tell(total))
+                reached = await lane.send_file(self.source, offset, total, self._tell(total))
             except GolemError as exc:
                 failure = exc
             finally:
                 written.end(whole=failure is None and reached == total)
         if failure is not None:
             raise failure
-        self._sha256 = self._sha256 or digest
-        if reached == total:
-            if there not in ("", self._sha256):
-                raise ConflictError(f"slot {self._slot} of {self.peer} holds another file already")
-            await wire.send(encode_header(["sum", self._sha256]))
-            lane.be_patient(limits.DATA_LAST_ANSWER_S)
-        match await wire.answer(patient=True):
-            case [str()] if reached == total:
-                return self._sha256
-            case other:
-                raise RemoteProtocolError(f"a data answer says {str(other)[:100]} after a fill")
+        if await trio.to_thread.run_sync(_state_of, self.source) != unchanged:
+            raise UsageError(f"{self.source.name} changed while it was sent", hint="send it again")
+        return reached
+
+    async def _hash_source(self, written: Written) -> None:
+        with trio.CancelScope(shield=True):  # it ends when ``written`` does
+            found = await trio.to_thread.run_sync(follow, self.source, "sha256", written)
+        self._sha256 = found or ""
 
     def _tell(self, total: int) -> Callable[[int], None]:
         return lambda done: self._on_progress and self._on_progress(done, total)
+
+
+def _state_of(path: Path) -> tuple[int, int, int]:
+    """What changes when a file does. Blocking."""
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def tag_of(path: Path, size_bytes: int) -> str:

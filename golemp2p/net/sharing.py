@@ -21,9 +21,10 @@ from golemp2p.core.ids import PeerId
 from golemp2p.errors import GolemError, NotFoundError, PolicyError, RemoteError, RemoteProtocolError, UsageError
 from golemp2p.net.chunks import HASH_BYTES, Bitmap, ChunkLists, PartialFile, chunk_count
 from golemp2p.net.datawire import PROTOCOL, Progress, Wire, encode_header
+from golemp2p.net.directfile import hash_direct
 from golemp2p.net.port import Network
 from golemp2p.net.swarm import OpenWire, Swarm
-from golemp2p.storage.content import Content, ContentStore, hash_file
+from golemp2p.storage.content import Content, ContentStore
 
 log = structlog.get_logger(__name__)
 _Key = tuple[str, str]  # algorithm and digest
@@ -155,7 +156,7 @@ class Sharing:
             self.announce(alg, digest)
             await swarm.run(self._finder(owner, alg, digest))
             log.info("shared fetch is complete", bytes=size, from_owner=swarm.owner_bytes, digest=digest)
-            digests = await trio.to_thread.run_sync(hash_file, path, tuple({alg, "sha256"}))
+            digests = await trio.to_thread.run_sync(hash_direct, path, tuple({alg, "sha256"}))
             if (actual := digests[alg]) != digest:
                 self._store.discard(path)
                 partial.forget_notes()

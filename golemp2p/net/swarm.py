@@ -12,6 +12,7 @@ import hashlib
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -39,14 +40,14 @@ class Swarm:
         owner: PeerId,
         alg: str,
         digest: str,
-        partial: PartialFile,
+        partial_file: PartialFile,
         *,
         on_progress: Progress | None = None,
     ) -> None:
         self._me, self._open_wire = me, open_wire
         self._owner, self._alg, self._digest = owner, alg, digest
-        self._partial, self._on_progress = partial, on_progress
-        self._missing = {index for index, flag in enumerate(partial.have.flags) if not flag}
+        self._partial, self._on_progress = partial_file, on_progress
+        self._missing = {index for index, flag in enumerate(partial_file.have.flags) if not flag}
         self._asked: dict[int, float] = {}  # chunk -> when it was asked for last
         self._peers: dict[PeerId, Bitmap] = {}  # those who answer
         self._tried: dict[PeerId, int] = {
@@ -247,10 +248,7 @@ class Swarm:
                     pass
                 case other:
                     raise RemoteProtocolError(f"a data answer says {str(other)[:100]} for a chunk")
-            chunk = await wire.exactly(length)
-            done = await trio.to_thread.run_sync(self._partial.put, index, chunk)
-        except OSError as exc:
-            raise PolicyError(f"a chunk cannot be written: {exc.strerror}", hint="is the disk full?") from exc
+            done = await wire.chunk(length, partial(self._partial.put, index))
         finally:
             if not done:
                 self._asked.pop(index, None)
