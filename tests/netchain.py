@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -27,7 +28,7 @@ def listen_in(space: str, port: int) -> socket.socket:
     made: list[socket.socket] = []
 
     def make() -> None:  # in a thread of its own, which ends in that namespace
-        with open(f"/run/netns/{space}") as file:
+        with Path(f"/run/netns/{space}").open() as file:
             if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0):
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         made.append(socket.create_server(("127.0.0.1", port)))

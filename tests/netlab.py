@@ -1,4 +1,4 @@
-"""Real nodes in a lab of network namespaces (scripts/netlab): a small internet with NAT that a test may cut and change."""
+"""Real nodes in a lab of network namespaces (scripts/netlab): a small internet with NAT, to be cut and changed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LabNode:
 
     def peer(self, other: LabNode) -> dict[str, Any]:
         """What this node knows of ``other``; empty for nothing."""
-        found = [p for p in self.json("peers") if p["peer_id"] == other.facts["peer_id"]]
+        found = [p for p in self.json("peers") if p["peerId"] == other.facts["peer_id"]]
         return found[0] if found else {}
 
     def stop(self) -> None:
@@ -126,8 +126,8 @@ class Lab:
         self.chain.stdin.flush()
         assert self.chain.stdout.readline() == "ok\n"
 
-    def start(self, host: str, *args: str, money: bool = False, **net: object) -> LabNode:
-        """`golemp2p ARGS` in ``host``; not yet ready on return. ``net``: further settings of section [net]."""
+    def start(self, host: str, *args: str, money: bool = False, provider: dict[str, object] | None = None) -> LabNode:
+        """`golemp2p ARGS` in ``host``; not yet ready on return. ``provider``: further settings of that section."""
         where = self.directory / host
         where.mkdir(mode=0o700)
         key, password, app_key = NodeKey.generate(), secrets.token_urlsafe(16), secrets.token_hex(16)
@@ -142,22 +142,21 @@ class Lab:
                 "network": self.network,
                 "listen": [f"/ip4/0.0.0.0/tcp/{NODE_PORT}"],
                 "bootstrap": self.bootstrap,
-                **net,
             },
             "rest": {"listen": "127.0.0.1:7465"},
             "payment": {**self.payment, "auto_accept_after_s": 1.0},
-            "provider": {"node_name": host, "memory_gib": 0.25, "price_start": 0.001},
+            "provider": {"node_name": host, "memory_gib": 0.25, "price_start": 0.001, **(provider or {})},
             "log": {"format": "json"},
         }
         (where / "config.toml").touch(mode=0o600)
         (where / "config.toml").write_text(tomli_w.dumps(settings))
-        with (where / "log").open("wb") as log:
+        with (where / "log").open("wb") as file:
             process = subprocess.Popen(
                 ["ip", "netns", "exec", f"{self.name}-{host}", *GOLEMP2P, *args, "--data-dir", str(where)],
                 env=environment(GOLEMP2P_APPKEY=app_key),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=log,
+                stderr=file,
             )
         node = LabNode(self, host, where, app_key, process)
         self.nodes.append(node)
@@ -184,8 +183,10 @@ def open_lab(directory: Path, specs: Sequence[str]) -> Iterator[Lab]:
                 node.process.terminate()
         for node in lab.nodes:
             node.stop()
-        if lab.chain is not None and lab.chain.stdin is not None:
-            lab.chain.stdin.close()
+        if lab.chain is not None:
+            for pipe in (lab.chain.stdin, lab.chain.stdout):
+                if pipe is not None:
+                    pipe.close()
             lab.chain.wait(20)
         lab.netlab("down")
 

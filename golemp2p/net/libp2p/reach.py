@@ -22,6 +22,7 @@ from golemp2p.net.libp2p.dialback import PROTOCOL as DIALBACK
 from golemp2p.net.libp2p.dialback import Dialback, Seen
 from golemp2p.net.libp2p.punch import IDLE_PROTOCOLS, Puncher
 from golemp2p.net.libp2p.reach_verdict import ON_THIS_MACHINE, judge
+from golemp2p.net.libp2p.streams import local_address
 from golemp2p.net.port import Reach, Reachability
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class ReachKeeper:
         if changed:
             log.info("our addresses changed", addresses=own)
             self._ask_at, self._asked = 0.0, set()
+            await self._leave_lost_addresses()
         self._own = own
         if not self.ports():
             self.verdict = ON_THIS_MACHINE
@@ -129,6 +131,14 @@ class ReachKeeper:
         if changed or told != self._network.circuits.reservations.keys() or sorted(self._direct()) != sorted(own):
             self._own = self._direct()
             await self._tell()
+
+    async def _leave_lost_addresses(self) -> None:
+        """TCP would find out after minutes: a connection from an address that is no longer ours is dead."""
+        ours = interface_ips()
+        for peer in self._network.connected_directly():
+            ends = [local_address(c.muxed_conn) for c in self._network.connections(peer) if not is_relayed(c)]
+            if all(end is not None and end[0] not in ours and not is_loopback(f"/ip4/{end[0]}") for end in ends):
+                await self._network.drop(peer)
 
     def _judge(self) -> None:
         before = self.verdict

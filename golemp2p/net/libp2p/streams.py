@@ -48,13 +48,8 @@ class Libp2pStream:
     @property
     def own_port(self) -> int:
         """TCP port of our end; 0 when it is not known."""
-        connection = self._muxed.conn
-        while connection is not None and not isinstance(connection, TrioTCPStream):
-            connection = next((v for n in _BELOW if (v := getattr(connection, n, None)) is not None), None)
-        try:
-            return int(connection.stream.socket.getsockname()[1]) if connection is not None else 0
-        except OSError:
-            return 0
+        address = local_address(self._muxed.conn)
+        return address[1] if address else 0
 
     async def read(self, max_bytes: int) -> bytes:
         try:
@@ -103,6 +98,16 @@ class Libp2pStream:
 
     def _broken(self) -> NetworkError:
         return NetworkError(f"the stream to {self._peer} broke", hint="the peer closed it or its connection was lost")
+
+
+def local_address(connection: Any) -> tuple[str, int] | None:
+    """(IP, port) of our end of a Yamux connection; None through a relay and for a closed one."""
+    while connection is not None and not isinstance(connection, TrioTCPStream):
+        connection = next((v for n in _BELOW if (v := getattr(connection, n, None)) is not None), None)
+    try:
+        return connection.stream.socket.getsockname()[:2] if connection is not None else None
+    except OSError:
+        return None
 
 
 async def run_handler(handler: StreamHandler, stream: ByteStream, protocol: str) -> None:
