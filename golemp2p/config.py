@@ -34,7 +34,8 @@ class NetSection(Section):
     patterns of those that the network allows. ``psk``: 64 hex digits that every node of a private network has.
     ``relay``: be reachable through others while nobody can dial us; ``relay_service``: be such a relay; ``mdns``: find
     nodes on the LAN; ``upnp``: ask the router for a port; ``spread``: how offers are told (auto: gossip, by the DHT
-    when there are many).
+    when there are many); ``lane``: large files by TLS sockets beside libp2p, where two nodes reach each other;
+    ``lane_listen``: IP:PORT of those, by default where libp2p listens, one port further if that is free.
     """
 
     network: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] = "local"
@@ -50,6 +51,8 @@ class NetSection(Section):
     mdns: bool = False
     upnp: bool = False
     spread: Literal["auto", "gossip", "rendezvous"] = "auto"
+    lane: bool = True
+    lane_listen: str = ""
 
     def allows(self, subnet: str) -> bool:
         return any(fnmatch.fnmatchcase(subnet, pattern) for pattern in self.subnets)

@@ -56,6 +56,7 @@ from golemp2p.locations import Locations
 from golemp2p.market.rendezvous import Spread
 from golemp2p.market.service import MarketService
 from golemp2p.net.data import DataService
+from golemp2p.net.lanes import Lanes, listen_place
 from golemp2p.net.libp2p import open_libp2p_network
 from golemp2p.net.port import Network
 from golemp2p.net.rpc import Rpc
@@ -219,7 +220,9 @@ async def open_node(
     with only_one(locations), bind_rest(settings.rest.listen) as rest_socket:
         async with open_storage(locations.database) as storage:
             if network is not None:
-                async with _run_services(settings, locations, key, voucher_key, storage, network, rest_socket) as node:
+                async with _run_services(
+                    settings, locations, key, voucher_key, storage, network, rest_socket, real=False
+                ) as node:
                     yield node
             else:
                 async with (
@@ -238,13 +241,21 @@ async def _run_services(
     storage: Storage,
     network: Network,
     rest_socket: socket.socket,
+    *,
+    real: bool = True,
 ) -> AsyncIterator[Node]:
+    """``real``: the network is made of sockets, so bulk lanes may be, too."""
     domain = domain_of(settings)
     keys, app_key = await _load_keys(storage, locations, settings.rest.allowed_origins)
     rpc = Rpc(network)
     content = ContentStore(locations.content)
     services = Services()
-    data = DataService(network, content, ServedFiles(services, lambda peer: activity.requestor.works_for_us(peer)))
+    lanes = None
+    if real and settings.net.lane:
+        place, exact = listen_place(settings.net.lane_listen, settings.net.listen)
+        lanes = Lanes(network, place, exact=exact)
+    served = ServedFiles(services, lambda peer: activity.requestor.works_for_us(peer))
+    data = DataService(network, content, served, lanes)
     market = MarketService(
         storage=storage,
         signer=key,
@@ -336,8 +347,10 @@ async def _run_services(
     node = Node(settings, key, network, market, activity, payment, storage, app, keys, rest_url, app_key)
     async with trio.open_nursery() as nursery:
         await nursery.start(rpc.run)
+        if lanes is not None:
+            await nursery.start(lanes.run)
         data.serve()
-        nursery.start_soon(data.sharing.run)
+        nursery.start_soon(data.run)
         _end_activities_with_their_agreement(nursery, market, activity)
         await nursery.start(market.run, settings.net.subnet)
         await nursery.start(vpn.run)

@@ -8,10 +8,11 @@ certificates pinned, then sends the token. A connection without the name of a ti
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import secrets
 import socket
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,28 @@ _ACCEPTED: Final = b"\\1"
 _HELLO_BYTES: Final = len(MAGIC) + NAME_BYTES
 
 
+def listen_place(setting: str, multiaddrs: Sequence[str]) -> tuple[tuple[str, int], bool]:
+    """Where lanes are to listen, and whether at exactly that port. Raises UsageError.
+
+    ``setting``: "HOST:PORT", or "" for the host that libp2p listens on and the port after libp2p's, if that is free.
+    """
+    if not setting:
+        for text in multiaddrs:
+            parts = text.split("/")
+            if len(parts) >= 5 and parts[1] in ("ip4", "ip6") and parts[4].isdecimal():
+                return (parts[2], (int(parts[4]) + 1) % 65_536 if int(parts[4]) else 0), False
+        return ("127.0.0.1", 0), False
+    host, _, port = setting.rpartition(":")
+    host = host.strip("[]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        host = ""
+    if not host or not port.isascii() or not port.isdecimal() or int(port[:6]) > 65_535:
+        raise UsageError(f"net.lane_listen {setting!r} is not IP:PORT", hint="for example 0.0.0.0:11156")
+    return (host, int(port)), True
+
+
 @dataclass(frozen=True)
 class Ticket:
     """What one connection needs to become a lane."""
@@ -51,8 +74,9 @@ class Ticket:
 class Lanes:
     """``run`` listens until cancelled; without it lanes are dialled, but none is offered."""
 
-    def __init__(self, network: Network, listen: tuple[str, int] = ("127.0.0.1", 0)) -> None:
-        self._network, self._listen = network, listen
+    def __init__(self, network: Network, listen: tuple[str, int] = ("127.0.0.1", 0), *, exact: bool = True) -> None:
+        """``listen``: an IP address and a port; without ``exact`` another port will do when that one is taken."""
+        self._network, self._listen, self._exact = network, listen, exact
         self._certificate = CertificateHolder()
         self._tickets: OrderedDict[bytes, Ticket] = OrderedDict()
         self._open: Counter[PeerId] = Counter()
@@ -69,7 +93,12 @@ class Lanes:
         with listener:
             try:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                await listener.bind((host, port))
+                try:
+                    await listener.bind((host, port))
+                except OSError:
+                    if self._exact or not port:
+                        raise
+                    await listener.bind((host, 0))
                 listener.listen(limits.LANE_MAX_PENDING)
             except OSError as exc:
                 raise UsageError(
