@@ -39,6 +39,7 @@ import libp2p.pubsub.pubsub as pubsub  # noqa: E402
 import libp2p.pubsub.rpc_queue as rpc_queue  # noqa: E402
 import libp2p.pubsub.utils as pubsub_utils  # noqa: E402
 import libp2p.stream_muxer.yamux.yamux as yamux  # noqa: E402
+import libp2p.utils.varint as varint  # noqa: E402
 from libp2p.kad_dht import common as kad_common  # noqa: E402
 from libp2p.network.connection.exceptions import RawConnError  # noqa: E402
 from libp2p.stream_muxer.exceptions import MuxedStreamError  # noqa: E402
@@ -47,7 +48,7 @@ from golemp2p.net.libp2p.pnet import protect  # noqa: E402
 
 VERSION: Final = "0.8.1"
 KAD_PROTOCOL: Final = "/golemp2p/kad/1"
-ALL: Final = frozenset("abchklpqsuw")
+ALL: Final = frozenset("abcdhklpqsuvw")
 # sha-256 (first 16 digits) of the source of what is replaced.
 SOURCES: Final = {
     "YamuxStream.write": "d87f74dfb53ab194",
@@ -58,6 +59,8 @@ SOURCES: Final = {
     "TrioTCPStream.read": "c606ac89ec9d0eae",
     "maybe_consume_signed_record": "11b2181c27d75df4",
     "RpcQueue.__init__": "29b912ed933ac51f",
+    "Pubsub._is_subscribed_to_msg": "fb0271117bb6936e",
+    "read_varint_prefixed_bytes_limited": "75623a1c5c4e2c39",
     "env_to_send_in_RPC": "9fea9d702c187d22",
 }
 applied: frozenset[str] | None = None
@@ -74,6 +77,8 @@ def _patched() -> dict[str, Callable[..., Any]]:
         "maybe_consume_signed_record": pubsub_utils.maybe_consume_signed_record,
         "env_to_send_in_RPC": peerstore.env_to_send_in_RPC,
         "RpcQueue.__init__": rpc_queue.RpcQueue.__init__,
+        "Pubsub._is_subscribed_to_msg": pubsub.Pubsub._is_subscribed_to_msg,
+        "read_varint_prefixed_bytes_limited": varint.read_varint_prefixed_bytes_limited,
     }
 
 
@@ -248,6 +253,17 @@ def _apply_s() -> None:
     pubsub.env_to_send_in_RPC = gossipsub.env_to_send_in_RPC = own
 
 
+# d: a gossip message comes once from each of several neighbours; libp2p starts a task for each before it looks whether
+#    the message was seen already, which costs more than anything else about it.
+def _apply_d() -> None:
+    subscribed = pubsub.Pubsub._is_subscribed_to_msg
+
+    def is_news(self: Any, message: Any) -> bool:
+        return subscribed(self, message) and not self._is_msg_seen(message)
+
+    pubsub.Pubsub._is_subscribed_to_msg = is_news
+
+
 # h: a dialler waits out the "happy eyeballs" delay (250 ms) even when its first address has answered.
 def _apply_h() -> None:
     swarm._HAPPY_EYEBALLS_DELAY = 0.005
@@ -277,10 +293,39 @@ def _apply_q() -> None:
     rpc_queue.RpcQueue.__init__.__defaults__ = (limits.GOSSIP_PEER_QUEUE, *others)
 
 
+# v: gossip reads the length before each message byte by byte through five layers; we read what is there and cut it up.
+_VARINT_BYTES: Final = 10
+
+
+async def _read_prefixed(reader: Any, max_length: int) -> bytes:
+    buffer: bytearray = reader.__dict__.setdefault("_golemp2p_buffer", bytearray())
+    while True:
+        end = next((i for i, byte in enumerate(buffer[:_VARINT_BYTES]) if byte < 0x80), None)
+        if end is None and len(buffer) >= _VARINT_BYTES:
+            raise varint.ParseError("a length prefix has more than 64 bits")
+        if end is not None:
+            length = varint.decode_uvarint(bytes(buffer[: end + 1]))
+            if length > max_length:
+                raise varint.MessageTooLarge(f"a message of {length} bytes; at most {max_length}")
+            if len(buffer) > end + length:
+                message = bytes(buffer[end + 1 : end + 1 + length])
+                del buffer[: end + 1 + length]
+                return message
+        data = await reader.read(limits.TCP_READ_BUFFER_BYTES)
+        if not data:
+            raise varint.IncompleteReadError("the stream ended in a message", expected_bytes=1, received_bytes=0)
+        buffer += data
+
+
+def _apply_v() -> None:
+    pubsub.read_varint_prefixed_bytes_limited = _read_prefixed
+
+
 _APPLY: Final[dict[str, Callable[[], None]]] = {
     "a": _apply_a,
     "b": _apply_b,
     "c": _apply_c,
+    "d": _apply_d,
     "h": _apply_h,
     "k": _apply_k,
     "l": _apply_l,
@@ -288,5 +333,6 @@ _APPLY: Final[dict[str, Callable[[], None]]] = {
     "q": _apply_q,
     "s": _apply_s,
     "u": _apply_u,
+    "v": _apply_v,
     "w": _apply_w,
 }
