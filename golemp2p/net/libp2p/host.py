@@ -295,6 +295,20 @@ class Libp2pNetwork:
         # "connected" for ever, and never be dialled again.
         self._on_disconnected(peer)
 
+    async def drop_one_of_several(self, peer: PeerId, stream: ByteStream | None) -> bool:
+        """Close the connection of ``stream``, which does not answer, if ``peer`` has another. Whether it has."""
+        dead = stream.connection if isinstance(stream, Libp2pStream) else None
+        connections = self.connections(peer)
+        found = [c for c in connections if c.muxed_conn is dead]
+        if len(connections) == len(found) or not found:
+            return False
+        with trio.move_on_after(limits.CLOSE_TIMEOUT_S, shield=True):
+            try:
+                await found[0].close()
+            except Exception as exc:  # noqa: BLE001 - it is to be gone, and is
+                log.debug("close failed", peer=peer, error=repr(exc))
+        return True
+
     async def ban(self, peer: PeerId, duration_s: float) -> None:
         """Disconnect and neither dial nor accept ``peer`` for a while."""
         self._bans[peer] = trio.current_time() + duration_s

@@ -149,8 +149,11 @@ class PeerKeeper:
                             stream = None
                             continue
                         log.info("keepalive failed", peer=peer, error=str(exc))
-                        await self._network.drop(peer)
-                        return
+                        if not await self._network.drop_one_of_several(peer, stream):
+                            await self._network.drop(peer)
+                            return
+                        stream, failures = None, 0
+                        continue
                     await trio.sleep(self._config.keepalive_interval_s)
             finally:
                 if stream is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from golemp2p.net.libp2p.reach import ReachKeeper
 
 log = structlog.get_logger(__name__)
-# Streams that come back by themselves on another connection.
-IDLE_PROTOCOLS: Final = ("/meshsub/", "/ipfs/ping/", "/ipfs/id/")
 
 
 class Puncher:

@@ -20,8 +20,9 @@ from golemp2p.net.libp2p.circuit import is_relayed
 from golemp2p.net.libp2p.circuit_wire import HOP
 from golemp2p.net.libp2p.dialback import PROTOCOL as DIALBACK
 from golemp2p.net.libp2p.dialback import Dialback, Seen
-from golemp2p.net.libp2p.punch import IDLE_PROTOCOLS, Puncher
+from golemp2p.net.libp2p.punch import Puncher
 from golemp2p.net.libp2p.reach_verdict import ON_THIS_MACHINE, judge
+from golemp2p.net.libp2p.several import Several
 from golemp2p.net.libp2p.streams import local_address
 from golemp2p.net.port import Reach, Reachability
 
@@ -37,10 +38,10 @@ class ReachKeeper:
         self._swarm = host.get_network()
         self._dialback = Dialback(network, self._swarm)
         self._puncher = Puncher(network, self._swarm, self)
+        self._several = Several(network, host)
         self._woken = trio.Event()
         self._asked: set[PeerId] = set()  # those who could not say either
         self._ask_at = self._redial_at = 0.0
-        self._direct_since: dict[PeerId, float] = {}  # of peers that also have a relayed connection
         self._own: list[str] = []
         self.mapped: tuple[str, ...] = ()  # multiaddrs that a router maps to us (upnp.py)
         self.seen: tuple[Seen, ...] = ()
@@ -79,15 +80,15 @@ class ReachKeeper:
 
     # --- events -----------------------------------------------------------------------------------------------------
     def _on_peer(self, peer: PeerId, connected: bool) -> None:
-        if not connected:
-            self._direct_since.pop(peer, None)
-            if self._network.circuits.reservations.pop(peer, None) is not None:
-                log.info("relay lost", relay=peer)
+        if not connected and self._network.circuits.reservations.pop(peer, None) is not None:
+            log.info("relay lost", relay=peer)
         self._asked.discard(peer)
         self._woken.set()
 
     def on_connection(self, connection: Any) -> None:
         """A connection was made. Through a relay, to us: we try to get a direct one."""
+        if len(self._network.connections(PeerId(str(connection.muxed_conn.peer_id)))) > 1:
+            self._network.start(self._several.probe_older, connection)
         if is_relayed(connection) and connection.direction.name == "INBOUND":
             self._network.start(self._puncher.initiate, PeerId(str(connection.muxed_conn.peer_id)))
 
@@ -127,7 +128,7 @@ class ReachKeeper:
         told = self._network.circuits.reservations.keys() | set()
         await self._keep_reservations()
         self._judge()
-        await self._close_idle_relayed()
+        await self._several.close_idle_relayed()
         if changed or told != self._network.circuits.reservations.keys() or sorted(self._direct()) != sorted(own):
             self._own = self._direct()
             await self._tell()
@@ -215,21 +216,6 @@ class ReachKeeper:
             await self._network.connect(address)
         except GolemError as exc:
             log.debug("no relay", address=address, error=str(exc))
-
-    async def _close_idle_relayed(self) -> None:
-        """Where a direct connection stands beside it and nothing but upkeep runs over it."""
-        now = trio.current_time()
-        for peer in self._network.connected_directly():
-            relayed = [c for c in self._network.connections(peer) if is_relayed(c)]
-            if not relayed:
-                self._direct_since.pop(peer, None)
-                continue
-            since = self._direct_since.setdefault(peer, now)
-            streams = [str(stream.get_protocol()) for c in relayed for stream in c.get_streams()]
-            if now - since > limits.RELAYED_LINGER_S and all(p.startswith(IDLE_PROTOCOLS) for p in streams):
-                for connection in relayed:
-                    log.info("relayed connection closed, there is a direct one", peer=peer)
-                    await connection.close()
 
     async def _tell(self) -> None:
         """Identify-push to all peers; they pass our addresses on by the DHT."""

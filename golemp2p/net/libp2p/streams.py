@@ -35,6 +35,11 @@ class Libp2pStream:
         return self._peer
 
     @property
+    def connection(self) -> Any:
+        """libp2p's multiplexed connection that it belongs to."""
+        return self._muxed.conn
+
+    @property
     def relayed(self) -> bool:
         """Whether its connection goes through a relay."""
         return bool(self._muxed.conn.get_connection_type() == ConnectionType.RELAYED)
