@@ -20,6 +20,7 @@ from golemp2p.config import Settings
 from golemp2p.core.records import MarketRecord
 from golemp2p.identity import NodeKey
 from golemp2p.market.book import Applied, OrderBook
+from golemp2p.market.selftest import SelfTest
 from golemp2p.market.sync import RecordSync
 from golemp2p.net.libp2p import open_libp2p_network
 from golemp2p.net.port import Network
@@ -60,7 +61,8 @@ async def open_bootnode(settings: Settings, key: NodeKey) -> AsyncIterator[BootN
     async with open_libp2p_network(key, net_config(settings, relay_service=True)) as network:
         rpc, book = Rpc(network), OrderBook()
         sync = RecordSync(book, network, rpc, domain_of(settings), time.time, _heard, settings.net.allows)
-        rpc.serve(PROTOCOL, sync.handlers())
+        test = SelfTest(book, key.peer_id, network, rpc, time.time)
+        rpc.serve(PROTOCOL, {**sync.handlers(), "holds": test.on_holds})
         async with trio.open_nursery() as nursery:
             await nursery.start(rpc.run)
             await nursery.start(sync.run, settings.net.subnet)

@@ -526,6 +526,9 @@ PUNCH_DIAL_S: Final = 4.0  # one try; a lost SYN is sent again after 1 s
 PUNCH_MAX_ADDRESSES: Final = 4
 PUNCH_PER_S: Final = 0.05  # of one peer
 PUNCH_BURST: Final = 3
+SELFTEST_PEERS: Final = 2  # asked whether they hold our offers
+SELFTEST_TRIED: Final = 6  # until so many of them could say
+SELFTEST_TIMEOUT_S: Final = 25.0  # below what the commands wait for an answer of the node
 PROBE_CONNECTION_S: Final = 5.0  # an older connection of a peer that made a new one
 RELAYED_LINGER_S: Final = 30.0  # a relayed connection beside a direct one, before it is closed
 

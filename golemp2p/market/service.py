@@ -22,6 +22,7 @@ from golemp2p.market.delivery import Delivery
 from golemp2p.market.negotiation import Negotiation
 from golemp2p.market.rendezvous import Rendezvous, Spread
 from golemp2p.market.scans import Scans
+from golemp2p.market.selftest import SelfTest
 from golemp2p.market.subscriptions import Subscription, Subscriptions
 from golemp2p.market.sync import RecordSync
 from golemp2p.net.port import Network
@@ -72,11 +73,13 @@ class MarketService:
             matched=self.negotiation.count_matched,
         )
         self.sync.quiet = lambda: self.rendezvous.active
+        self.selftest = SelfTest(self.book, self.me, network, rpc, clock)
         self._push, self._pushes = trio.open_memory_channel[MarketRecord](PUSHES)
         rpc.serve(
             PROTOCOL,
             {
                 **self.sync.handlers(),
+                "holds": self.selftest.on_holds,
                 "offers": self.rendezvous.on_offers,
                 "counter": self.negotiation.on_counter,
                 "reject": self.negotiation.on_reject,

@@ -72,6 +72,23 @@ class Status(RestModel):
     journal_problem: str | None = None  # what is wrong with the journal of money; nothing, as a rule
 
 
+class Asked(RestModel):
+    """``held``: how many of our offers that peer holds; ``problem``: why it could not say."""
+
+    peer_id: str
+    held: int
+    problem: str
+
+
+class SelfTest(RestModel):
+    """``seen``: everybody who could say holds all of our offers."""
+
+    reachability: Reachability
+    own_offers: int
+    asked: list[Asked]
+    seen: bool
+
+
 class Peer(RestModel):
     peer_id: str
     addresses: list[str]
