@@ -21,6 +21,7 @@ from golemp2p.api.agreements import agreement_of
 from golemp2p.api.auth import AppKey, AppKeys, Caller, current_caller
 from golemp2p.api.market import offer_of
 from golemp2p.api.metrics import PaymentGauges
+from golemp2p.api.moments import moment_of
 from golemp2p.api.openapi import TEXT, answers
 from golemp2p.config import Settings
 from golemp2p.core.constraints import Terms, Ternary, evaluate, explain, match, parse
@@ -139,6 +140,17 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
         )
         return JSONResponse(body.to_json())
 
+    @router.post("/golemp2p/v1/selftest", response_model=rest.SelfTest)
+    async def selftest(_caller: Me) -> Response:
+        found = await node.market.selftest.run()
+        body = rest.SelfTest(
+            reachability=_reachability(node.network),
+            own_offers=found.offers,
+            asked=[rest.Asked(peer_id=a.peer, held=a.held, problem=a.problem) for a in found.asked],
+            seen=found.seen,
+        )
+        return JSONResponse(body.to_json())
+
     @router.get("/golemp2p/v1/peers", response_model=list[rest.Peer])
     async def peers(_caller: Me) -> Response:
         found = [
@@ -167,7 +179,7 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
         await node.runtimes.probe(runtime)
         return JSONResponse(_runtime(runtime, node.runtimes).to_json())
 
-    @router.get("/golemp2p/v1/offers", response_model=list[market_rest.Offer])
+    @router.get("/golemp2p/v1/offers", response_model=list[market_rest.KnownOffer])
     async def offers(
         _caller: Me,
         constraints: str = "()",
@@ -178,7 +190,10 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
         wanted = parse(constraints)
 
         def judge(offer: MarketRecord) -> dict[str, object] | None:
-            return offer_of(offer).to_json() if evaluate(wanted, offer.properties) is Ternary.TRUE else None
+            if evaluate(wanted, offer.properties) is not Ternary.TRUE:
+                return None
+            heard = moment_of(node.market.book.heard_at(offer.id))
+            return market_rest.KnownOffer(**offer_of(offer).model_dump(), heard=heard).to_json()
 
         return JSONResponse(await _look_through(node, subnet, judge, limit))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from golemp2p import limits
 from golemp2p.client.session import Session
 from golemp2p.wire.rest import market as market_rest
 from golemp2p.wire.rest import node as rest
@@ -23,6 +24,12 @@ class NodeApi:
     async def status(self) -> rest.Status:
         return rest.Status.model_validate(await self._session.request("GET", f"{_PREFIX}/status"))
 
+    async def selftest(self) -> rest.SelfTest:
+        """Asks peers whether they hold our offers; up to 25 s."""
+        return rest.SelfTest.model_validate(
+            await self._session.request("POST", f"{_PREFIX}/selftest", timeout_s=2 * limits.SELFTEST_TIMEOUT_S)
+        )
+
     async def peers(self) -> list[rest.Peer]:
         return [rest.Peer.model_validate(p) for p in await self._session.request("GET", f"{_PREFIX}/peers")]
 
@@ -36,11 +43,11 @@ class NodeApi:
 
     async def offers(
         self, constraints: str = "()", *, subnet: str | None = None, limit: int = 100
-    ) -> list[market_rest.Offer]:
+    ) -> list[market_rest.KnownOffer]:
         """Live offers that the node knows and whose properties meet ``constraints``."""
         params = {"constraints": constraints, "subnet": subnet, "limit": limit}
         found = await self._session.request("GET", f"{_PREFIX}/offers", params=params)
-        return [market_rest.Offer.model_validate(offer) for offer in found]
+        return [market_rest.KnownOffer.model_validate(offer) for offer in found]
 
     async def explain(self, properties: Mapping[str, Any], constraints: str) -> list[rest.OfferVerdict]:
         """Per known offer, why it matches this demand or not."""

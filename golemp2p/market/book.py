@@ -61,6 +61,7 @@ class OrderBook:
         self._issuers: dict[PeerId, _Issuer] = {}
         self._snapshot: _Snapshot | None = None
         self._n_offers = 0
+        self._heard: dict[SubscriptionId, float] = {}
         self._keys: dict[bytes, SubscriptionId] = {}  # what neighbours compare by
         self._buckets = array("Q", bytes(8 * BUCKETS))
         self._n_bytes = 0
@@ -74,7 +75,11 @@ class OrderBook:
     def __len__(self) -> int:
         return len(self._records)
 
-    def apply(self, record: MarketRecord) -> Applied:
+    def heard_at(self, record_id: SubscriptionId) -> float:
+        """When the first version of the record came, seconds since the epoch; 0 when it is not here."""
+        return self._heard.get(record_id, 0.0)
+
+    def apply(self, record: MarketRecord, now: float = 0.0) -> Applied:
         """Take a verified record. A record may only be changed by its first issuer."""
         known = self._records.get(record.id)
         if known is not None:
@@ -85,6 +90,7 @@ class OrderBook:
         if record.issuer != self._me and not (self._fits_issuer(record, known) and self._make_room(record, known)):
             return Applied.REFUSED
         self._put(record)
+        self._heard.setdefault(record.id, now)
         if record.kind is RecordKind.WITHDRAWAL:
             return Applied.WITHDRAWN
         return Applied.NEW if known is None else Applied.RENEWED
@@ -237,6 +243,7 @@ class OrderBook:
             return
         self._snapshot = None
         del self._keys[self._mark(record)]
+        del self._heard[record_id]
         issuer = self._issuers[record.issuer]
         issuer.live.discard(record_id)
         issuer.withdrawn.discard(record_id)

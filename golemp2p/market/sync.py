@@ -99,7 +99,7 @@ class RecordSync:
         if not self._allows(record.subnet):
             raise RemoteProtocolError(f"the network does not allow subnet {record.subnet!r}")
         verify_record(record, self._domain, now=self._clock())
-        applied = self._book.apply(record)
+        applied = self._book.apply(record, self._clock())
         if applied not in UNCHANGED:
             self._listener(record, applied)
         return applied

@@ -33,6 +33,12 @@ class Offer(RestModel):
     timestamp: Timestamp
 
 
+class KnownOffer(Offer):
+    """``heard``: when this node first heard of it."""
+
+    heard: Timestamp
+
+
 class Proposal(RestModel):
     properties: Properties
     constraints: str
