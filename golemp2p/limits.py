@@ -535,9 +535,7 @@ RELAYED_LINGER_S: Final = 30.0  # a relayed connection beside a direct one, befo
 # --- bulk lane: TLS sockets beside libp2p (net/lane*.py) --------------------------------------------------------------
 LANE_MIN_BYTES: Final = 4 * MIB  # smaller files are there before a lane is set up
 LANE_TICKET_S: Final = 15.0  # from the offer of a lane to its first byte
-LANE_MAX_TICKETS: Final = 256  # offered and not yet used, of all peers
-LANE_MAX_TICKETS_PER_PEER: Final = 16
-LANE_MAX_LANES: Final = 64  # at a time, theirs and ours
+LANE_MAX_LANES: Final = 64  # at a time, theirs and ours, with those that are offered
 LANE_MAX_LANES_PER_PEER: Final = 16  # further transfers take libp2p streams
 LANE_THREADS: Final = 4 * LANE_MAX_LANES  # one reads, one writes, two hash
 LANE_MAX_PENDING: Final = 64  # connections that have not shown a ticket yet; further ones are closed

@@ -110,15 +110,16 @@ class DataService:
 
     # --- serving ----------------------------------------------------------------------------------------------------
     async def _handle(self, stream: ByteStream) -> None:
-        wire, peer = Wire(stream), stream.peer
-        self._active[peer] += 1
+        wire, peer, counted = Wire(stream), stream.peer, False
         try:
-            if self._active[peer] > limits.DATA_MAX_TRANSFERS_PER_PEER:
-                raise PolicyError(f"more than {limits.DATA_MAX_TRANSFERS_PER_PEER} transfers at a time")
             header: list[Any] | None = await wire.header()
             match header:
                 case ["lane", bytes(cert), str(alg), str(digest)]:
                     header = await grant(wire, self._lanes, cert, self._size_of(alg, digest), self._serve_lane)
+            if header is not None and self._active[peer] >= limits.DATA_MAX_TRANSFERS_PER_PEER:
+                raise PolicyError(f"more than {limits.DATA_MAX_TRANSFERS_PER_PEER} transfers at a time")
+            self._active[peer] += 1
+            counted = True
             match header:
                 case None:
                     pass
@@ -143,7 +144,7 @@ class DataService:
             log.info("data transfer refused", peer=peer, error=str(exc))
             await wire.send(encode_header(["error", exc.code, exc.message[:1000], exc.hint[:500]]))
         finally:
-            self._active[peer] -= 1
+            self._active[peer] -= counted
             if not self._active[peer]:
                 del self._active[peer]
 

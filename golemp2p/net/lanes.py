@@ -12,11 +12,11 @@ import ipaddress
 import secrets
 import socket
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import trio
@@ -80,10 +80,12 @@ class Lanes:
         self._certificate = CertificateHolder()
         self._tickets: OrderedDict[bytes, Ticket] = OrderedDict()
         self._open: Counter[PeerId] = Counter()
+        self._coming: Counter[PeerId] = Counter()  # lanes between ticket and token
         self._pending: Counter[str] = Counter()  # by host: connections that have not shown a ticket
         self._unreachable: OrderedDict[PeerId, float] = OrderedDict()
         self._threads = trio.CapacityLimiter(limits.LANE_THREADS)
         self._port: int | None = None
+        self.opened = 0  # lanes, since the start
 
     # --- listening --------------------------------------------------------------------------------------------------
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -136,7 +138,8 @@ class Lanes:
                 if ticket is None:
                     return
                 plain = socket.socket(fileno=accepted.detach())
-            lane = await self._secure(plain, ticket.peer, ticket.their_cert, ticket.token, server=True)
+            with self._counted(ticket.peer):
+                lane = await self._secure(plain, ticket.peer, ticket.their_cert, ticket.token, server=True)
         except (GolemError, OSError) as exc:
             log.info("lane_refused", host=host, error=str(exc))
         finally:
@@ -178,10 +181,7 @@ class Lanes:
         """
         certificate = await self._certificate_now()
         name, token = secrets.token_bytes(NAME_BYTES), secrets.token_bytes(TOKEN_BYTES)
-        self._expire()
-        mine = sum(1 for ticket in self._tickets.values() if ticket.peer == peer)
-        free = len(self._tickets) < limits.LANE_MAX_TICKETS and mine < limits.LANE_MAX_TICKETS_PER_PEER
-        if self._port is None or not free or not self.has_room(peer):
+        if self._port is None or not self.has_room(peer):
             return Offer(certificate.der, name, token, ())
         expires_at = trio.current_time() + limits.LANE_TICKET_S
         self._tickets[name] = Ticket(peer, token, their_cert, deliver, expires_at)
@@ -192,7 +192,22 @@ class Lanes:
         self._tickets.pop(offer.name, None)
 
     def has_room(self, peer: PeerId) -> bool:
-        return self._open.total() < limits.LANE_MAX_LANES and self._open[peer] < limits.LANE_MAX_LANES_PER_PEER
+        """For one more lane, with those that are offered or on their way."""
+        self._expire()
+        offered = sum(1 for ticket in self._tickets.values() if ticket.peer == peer)
+        theirs = self._open[peer] + self._coming[peer] + offered
+        every = self._open.total() + self._coming.total() + len(self._tickets)
+        return every < limits.LANE_MAX_LANES and theirs < limits.LANE_MAX_LANES_PER_PEER
+
+    @contextmanager
+    def _counted(self, peer: PeerId) -> Iterator[None]:
+        self._coming[peer] += 1
+        try:
+            yield
+        finally:
+            self._coming[peer] -= 1
+            if not self._coming[peer]:
+                del self._coming[peer]
 
     def _hosts(self) -> list[str]:
         host = self._listen[0]
@@ -235,7 +250,9 @@ class Lanes:
             else:
                 nursery.cancel_scope.cancel()
 
-        with trio.move_on_after(limits.LANE_DIAL_S) as dialling:
+        if not self.has_room(peer):
+            raise NetworkError(f"there are too many lanes, {self._open[peer]} with {peer}")
+        with self._counted(peer), trio.move_on_after(limits.LANE_DIAL_S) as dialling:
             async with trio.open_nursery() as nursery:
                 for index, place in enumerate(places):
                     nursery.start_soon(attempt, index, place)
@@ -274,10 +291,8 @@ class Lanes:
             plain.close()
             raise
         connection = made[0]
-        if not self.has_room(peer):
-            connection.close()
-            raise NetworkError(f"there are too many lanes, {self._open[peer]} with {peer}")
         self._open[peer] += 1
+        self.opened += 1
 
         def closed() -> None:
             self._open[peer] -= 1
@@ -286,8 +301,14 @@ class Lanes:
 
         return LaneStream(connection, peer, self._threads, closed)
 
-    def statistics(self) -> dict[str, Any]:
-        return {"lanes": self._open.total(), "tickets": len(self._tickets), "pending": self._pending.total()}
+    def statistics(self) -> dict[str, int]:
+        """What is there at the moment."""
+        return {
+            "lanes": self._open.total(),
+            "tickets": len(self._tickets),
+            "pending": self._pending.total(),
+            "threads": int(self._threads.borrowed_tokens),
+        }
 
 
 def _handshake(
