@@ -68,6 +68,31 @@ def add_to(app: typer.Typer) -> None:
             ]
         )
 
+    @app.command(epilog="Example: golemp2p selftest --json")
+    def selftest(
+        data_dir: DataDir = None, api_url: ApiUrl = None, app_key: AppKeyOption = None, as_json: AsJson = False
+    ) -> None:
+        """Can others reach this node, and do they see its offers? Asks two peers. Exit code 1 when not."""
+        found = with_client(data_dir, api_url, app_key, lambda c: c.node.selftest())
+        reach = found.reachability
+        works = reach.reach != "unreachable" and (found.seen or not found.own_offers)
+        if as_json:
+            echo_json(found.to_json())
+        else:
+            facts(
+                [
+                    ("reachable", f"{REACH[reach.reach]}: {reach.reason}"),
+                    *((("what to do", reach.advice),) if reach.advice else ()),
+                    ("own offers", found.own_offers),
+                    *(
+                        ("asked", f"{one.peer_id}: " + (one.problem or f"holds {one.held} of {found.own_offers}"))
+                        for one in found.asked
+                    ),
+                    ("verdict", "all is well" if works else "others do not see this node as they should"),
+                ]
+            )
+        raise typer.Exit(0 if works else 1)
+
     @app.command(epilog="Example: golemp2p peers --json")
     def peers(
         data_dir: DataDir = None, api_url: ApiUrl = None, app_key: AppKeyOption = None, as_json: AsJson = False
