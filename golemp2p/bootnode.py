@@ -19,6 +19,7 @@ from golemp2p import __version__, limits
 from golemp2p.config import Settings
 from golemp2p.core.records import MarketRecord
 from golemp2p.identity import NodeKey
+from golemp2p.locations import Locations
 from golemp2p.market.book import Applied, OrderBook
 from golemp2p.market.selftest import SelfTest
 from golemp2p.market.sync import RecordSync
@@ -56,9 +57,9 @@ def _heard(record: MarketRecord, applied: Applied) -> None:
 
 
 @asynccontextmanager
-async def open_bootnode(settings: Settings, key: NodeKey) -> AsyncIterator[BootNode]:
+async def open_bootnode(settings: Settings, where: Locations, key: NodeKey) -> AsyncIterator[BootNode]:
     """Ready when entered. Raises UsageError (addresses)."""
-    async with open_libp2p_network(key, net_config(settings, relay_service=True)) as network:
+    async with open_libp2p_network(key, net_config(settings, where, relay_service=True)) as network:
         rpc, book = Rpc(network), OrderBook()
         sync = RecordSync(book, network, rpc, domain_of(settings), time.time, _heard, settings.net.allows)
         test = SelfTest(book, key.peer_id, network, rpc, time.time)

@@ -68,6 +68,11 @@ class Locations:
         return self.data / "network"
 
     @property
+    def peers(self) -> Path:
+        """Addresses of peers that were good, for the next start."""
+        return self.data / "peers.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the running node."""
         return self.data / "lock"

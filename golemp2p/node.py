@@ -226,7 +226,7 @@ async def open_node(
                     yield node
             else:
                 async with (
-                    open_libp2p_network(key, net_config(settings)) as libp2p,
+                    open_libp2p_network(key, net_config(settings, locations)) as libp2p,
                     _run_services(settings, locations, key, voucher_key, storage, libp2p, rest_socket) as node,
                 ):
                     yield node

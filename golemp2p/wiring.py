@@ -24,7 +24,7 @@ def domain_of(settings: Settings) -> Domain:
     return Domain(settings.net.network, merge(chains[0]).chain_id if chains else 0)
 
 
-def net_config(settings: Settings, *, relay_service: bool | None = None) -> NetConfig:
+def net_config(settings: Settings, where: Locations, *, relay_service: bool | None = None) -> NetConfig:
     """Section ``net`` as the network adapter takes it; ``relay_service``: whatever the settings say."""
     net = settings.net
     return NetConfig(
@@ -39,6 +39,7 @@ def net_config(settings: Settings, *, relay_service: bool | None = None) -> NetC
         relay_service=net.relay_service if relay_service is None else relay_service,
         mdns=net.mdns,
         upnp=net.upnp,
+        peers_file=where.peers,
     )
 
 

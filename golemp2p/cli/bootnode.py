@@ -97,7 +97,7 @@ async def _serve(
 
     async def serve(_nursery: trio.Nursery, stop: trio.Event) -> None:
         with only_one(where):
-            async with open_bootnode(settings, key) as node:
+            async with open_bootnode(settings, where, key) as node:
                 found = node.facts()
                 if output is not None:
                     base = network or NetworkProfile(name=settings.net.network, psk=settings.net.psk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from golemp2p import limits
 
@@ -15,6 +16,7 @@ class NetConfig:
     addresses that we tell to others (a node behind a port forward); empty means the listen addresses. ``psk``: 32 bytes
     that every node of a private network has. ``use_relays``: be reachable through relays while nobody can dial us;
     ``relay_service``: be a relay for others; ``mdns``: find nodes on the LAN; ``upnp``: ask the router for a port.
+    ``peers_file``: where good peers are remembered over a restart.
     """
 
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
@@ -28,7 +30,10 @@ class NetConfig:
     relay_service: bool = False
     mdns: bool = False
     upnp: bool = False
+    peers_file: Path | None = None
     min_peers: int = limits.MIN_PEERS
+    target_peers: int = limits.TARGET_PEERS
+    min_outbound: int = limits.MIN_OUTBOUND_PEERS
     keepalive_interval_s: float = limits.KEEPALIVE_INTERVAL_S
     keepalive_timeout_s: float = limits.KEEPALIVE_TIMEOUT_S
     max_connections_per_ip: int = limits.MAX_CONNECTIONS_PER_IP

@@ -34,6 +34,7 @@ from golemp2p.net.port import (
     Verdict,
 )
 from golemp2p.net.ratelimit import RateLimit
+from golemp2p.net.scoring import PeerScores
 
 log = structlog.get_logger(__name__)
 _SEEN: Final = 10_000
@@ -92,7 +93,7 @@ class MemoryNetwork:
         self._seen: OrderedDict[tuple[PeerId, int], None] = OrderedDict()
         self._rate = RateLimit(limits.GOSSIP_PER_ORIGIN_PER_S, limits.GOSSIP_BURST)
         self._bans: dict[PeerId, float] = {}
-        self._faults: dict[PeerId, int] = {}
+        self._scores = PeerScores()
         self._sequence = self._opened = self._accepted = self._published = self._received = self._dropped = 0
 
     @property
@@ -260,6 +261,9 @@ class MemoryNetwork:
         self._received += 1
         validator, queue = topic
         verdict = Verdict.IGNORE
+        if self._scores.graylisted(message.forwarder, trio.current_time()):
+            self._dropped += 1
+            return
         if self._rate.allow(message.origin, trio.current_time()):
             try:
                 verdict = validator(message)
@@ -268,7 +272,7 @@ class MemoryNetwork:
         if verdict is not Verdict.ACCEPT:
             self._dropped += 1
             if verdict is Verdict.REJECT:
-                self._blame(message.forwarder)
+                self.blame(message.forwarder)
             return
         self._seen[seen] = None
         if len(self._seen) > _SEEN:
@@ -279,11 +283,10 @@ class MemoryNetwork:
             self._dropped += 1
         self._forward(message, sequence)
 
-    def _blame(self, peer: PeerId) -> None:
-        self._faults[peer] = self._faults.get(peer, 0) + 1
-        if self._faults[peer] >= limits.PEER_FAULTS_TO_BAN:
-            del self._faults[peer]
-            self._nursery.start_soon(self.ban, peer, limits.PEER_BAN_S)
+    def blame(self, peer: PeerId) -> None:
+        duration_s = self._scores.blame(peer, trio.current_time())
+        if duration_s:
+            self._nursery.start_soon(self.ban, peer, duration_s)
 
     # --- DHT --------------------------------------------------------------------------------------------------------
     async def put_record(self, key: str, value: bytes) -> None:

@@ -130,6 +130,10 @@ class Network(Protocol):
 
     async def disconnect(self, peer: PeerId) -> None: ...
 
+    def blame(self, peer: PeerId) -> None:
+        """``peer`` broke a rule: counted, and after a few it is cut off for a while (scoring.py)."""
+        ...
+
     async def ban(self, peer: PeerId, duration_s: float) -> None:
         """Disconnect, and for ``duration_s`` neither dial nor accept: for peers that keep breaking the protocol."""
         ...

@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 import trio
 
-from golemp2p import limits
 from golemp2p.core.ids import PeerId
 from golemp2p.errors import RemoteProtocolError
 from golemp2p.net.port import ByteStream, Network
@@ -31,7 +30,6 @@ class Rpc:
         self._network = network
         self._caller = Caller(network, self._fault)
         self._servers: dict[str, Server] = {}
-        self._faults: Counter[PeerId] = Counter()
         self._active: Counter[PeerId] = Counter()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -49,7 +47,7 @@ class Rpc:
                     await server.run(stream)
                 except RemoteProtocolError as exc:
                     await stream.reset()
-                    await self._fault(stream.peer, exc)
+                    self._fault(stream.peer, exc)
 
             self._network.set_stream_handler(protocol, handle)
         server.add(methods, streams)
@@ -75,13 +73,9 @@ class Rpc:
         """
         return self._caller.stream(peer, protocol, method, body, timeout_s=timeout_s)
 
-    async def _fault(self, peer: PeerId, error: RemoteProtocolError) -> None:
-        """The peer broke the protocol: count, and after a few cut it off for a while."""
-        self._faults[peer] += 1
-        log.warning("rpc protocol broken by peer", peer=peer, error=str(error), faults=self._faults[peer])
-        if self._faults[peer] >= limits.PEER_FAULTS_TO_BAN:
-            del self._faults[peer]
-            await self._network.ban(peer, limits.PEER_BAN_S)
+    def _fault(self, peer: PeerId, error: RemoteProtocolError) -> None:
+        log.warning("rpc protocol broken by peer", peer=peer, error=str(error))
+        self._network.blame(peer)
 
 
 __all__ = ["Method", "Rpc", "SendItem", "StreamMethod"]

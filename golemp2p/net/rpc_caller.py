@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -34,7 +34,7 @@ READ_BYTES: Final = 64 * 1024
 _FAMILIES: Final[dict[str, type[GolemError]]] = {
     family.code: family for family in (NotFoundError, GoneError, ConflictError, UsageError, PolicyError)
 }
-Fault = Callable[[PeerId, RemoteProtocolError], Awaitable[None]]
+Fault = Callable[[PeerId, RemoteProtocolError], None]
 
 
 def error_of(failure: Failure) -> GolemError:
@@ -190,7 +190,7 @@ class Caller:
         try:
             await link.run()
         except RemoteProtocolError as exc:
-            await self._fault(key[0], exc)
+            self._fault(key[0], exc)
         finally:
             if self._links.get(key) is link:
                 del self._links[key]

@@ -259,7 +259,7 @@ class SimNetwork(MemoryNetwork):
         if verdict is not Verdict.ACCEPT:
             self._dropped += 1
             if verdict is Verdict.REJECT:
-                self._blame(forwarder._peer_id)
+                self.blame(forwarder._peer_id)
             return
         self._remember(message)
         self._spread(message, forwarder)

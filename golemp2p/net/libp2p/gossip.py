@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -42,14 +41,20 @@ def make_pubsub(host: Any) -> tuple[Any, Any]:
     return pubsub, router
 
 
-class Gossip:
-    """Topics of one node. ``blame(peer)`` is called for the forwarder of a message that a validator rejects."""
+class Judge(Protocol):
+    def blame(self, peer: PeerId) -> None: ...
 
-    def __init__(self, pubsub: Any, own: PeerId, nursery: trio.Nursery, blame: Callable[[PeerId], None]) -> None:
+    def graylisted(self, peer: PeerId) -> bool: ...
+
+
+class Gossip:
+    """Topics of one node. The forwarder of a message that a validator rejects is blamed."""
+
+    def __init__(self, pubsub: Any, own: PeerId, nursery: trio.Nursery, judge: Judge) -> None:
         self._pubsub = pubsub
         self._own = own
         self._nursery = nursery
-        self._blame = blame
+        self._judge = judge
         self._rate = RateLimit(limits.GOSSIP_PER_ORIGIN_PER_S, limits.GOSSIP_BURST)
         self._forwarders: OrderedDict[tuple[bytes, bytes], PeerId] = OrderedDict()
         self._publishing = trio.Lock()
@@ -69,6 +74,9 @@ class Gossip:
     def _validate(self, topic: str, validator: GossipValidator, forwarder: PeerId, raw: Any) -> bool:
         origin = PeerId(str(ID(raw.from_id)))
         self.received += 1
+        if self._judge.graylisted(forwarder):
+            self.dropped += 1
+            return False
         if len(raw.data) > limits.GOSSIP_MAX_BYTES or not self._rate.allow(origin, trio.current_time()):
             self.dropped += 1
             log.debug("gossip dropped", topic=topic, origin=origin, size_bytes=len(raw.data))
@@ -85,7 +93,7 @@ class Gossip:
             return True
         self.dropped += 1
         if verdict is Verdict.REJECT:
-            self._blame(forwarder)
+            self._judge.blame(forwarder)
         return False
 
     async def _deliver(self, topic: str, subscription: Any, handler: GossipHandler) -> None:

@@ -258,7 +258,7 @@ class Libp2pNetwork:
         if peer == self._peer_id:
             raise UsageError("that address is our own", hint="give the address of another node")
         self._host.get_peerstore().add_addrs(libp2p_id(peer), found, _ADDRESS_TTL_S)
-        self.keeper.dismissed_until.pop(peer, None)
+        self.keeper.neighbours.dismissed_until.pop(peer, None)
         await self._dial(peer)
         return peer
 
@@ -281,7 +281,9 @@ class Libp2pNetwork:
             ) from exc
 
     async def disconnect(self, peer: PeerId) -> None:
-        self.keeper.dismissed_until[peer] = trio.current_time() + limits.PEER_BAN_S  # else it is dialled in a moment
+        self.keeper.neighbours.dismissed_until[peer] = (
+            trio.current_time() + limits.PEER_BAN_S
+        )  # else it is dialled in a moment
         await self.drop(peer)
 
     async def drop(self, peer: PeerId) -> None:
@@ -308,6 +310,9 @@ class Libp2pNetwork:
             except Exception as exc:  # noqa: BLE001 - it is to be gone, and is
                 log.debug("close failed", peer=peer, error=repr(exc))
         return True
+
+    def blame(self, peer: PeerId) -> None:
+        self.keeper.blame(peer)
 
     async def ban(self, peer: PeerId, duration_s: float) -> None:
         """Disconnect and neither dial nor accept ``peer`` for a while."""
@@ -436,7 +441,7 @@ async def open_libp2p_network(key: NodeKey, config: NetConfig | None = None) -> 
         await pubsub.wait_until_ready()
         nursery = await stack.enter_async_context(trio.open_nursery())
         network = Libp2pNetwork(key, host, config, nursery)
-        network._gossip = Gossip(pubsub, key.peer_id, nursery, network.keeper.blame)
+        network._gossip = Gossip(pubsub, key.peer_id, nursery, network.keeper)
         network._dht = Dht(kad, key, config.network) if kad else None
         network.circuits.serve()
         if config.relay_service:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import trio
@@ -20,6 +20,7 @@ from golemp2p.core.ids import PeerId
 from golemp2p.net.libp2p.circuit import CircuitSocket
 
 log = structlog.get_logger(__name__)
+MAX_INBOUND: Final = limits.MAX_CONNECTIONS - limits.RESERVED_OUTBOUND
 
 
 class InboundGuard:
@@ -37,7 +38,7 @@ class InboundGuard:
         remote = socket.get_remote_address()
         ip = remote[0] if remote else getattr(socket, "via", "?")
         try:
-            if self._established[ip] >= self._max_per_ip or self._established.total() >= limits.MAX_CONNECTIONS:
+            if self._established[ip] >= self._max_per_ip or self._established.total() >= MAX_INBOUND:
                 self.refused += 1
                 log.info("connection refused", ip=ip, connections=self._established[ip], limit=self._max_per_ip)
                 return
