@@ -545,8 +545,12 @@ class Agreements:
         """Expire what nobody approved in time; carry on with approvals that a former life began."""
         async with trio.open_nursery() as nursery:
             while True:
+                stored = self._stored
                 await self._sweep(nursery)
-                await trio.sleep(SWEEP_INTERVAL_S)
+                if any(agreement.state in (_S.PROPOSAL, _S.PENDING) for agreement in self._known.values()):
+                    await trio.sleep(SWEEP_INTERVAL_S)
+                else:  # an idle node sleeps
+                    await stored.wait()
 
     async def _sweep(self, nursery: trio.Nursery) -> None:
         now = self._clock()
