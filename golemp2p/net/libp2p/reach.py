@@ -28,6 +28,7 @@ from golemp2p.net.port import Reach, Reachability
 
 if TYPE_CHECKING:
     from golemp2p.net.libp2p.host import Libp2pNetwork
+    from golemp2p.net.libp2p.upnp import Mapping
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +86,13 @@ class ReachKeeper:
         self._asked.discard(peer)
         self._woken.set()
 
+    def _on_mapping(self, mapping: Mapping | None) -> None:
+        """The router leads a port to us, or no longer does; whether that works others will say."""
+        self.mapped = (f"/ip4/{mapping.ip}/tcp/{mapping.port}",) if mapping else ()
+        log.info("port mapped by the router" if mapping else "the router maps no port any more", mapped=self.mapped)
+        self._ask_at, self._asked = 0.0, set()
+        self._woken.set()
+
     def on_connection(self, connection: Any) -> None:
         """A connection was made. Through a relay, to us: we try to get a direct one."""
         if len(self._network.connections(PeerId(str(connection.muxed_conn.peer_id)))) > 1:
@@ -101,6 +109,14 @@ class ReachKeeper:
     async def run(self) -> None:
         self._dialback.serve()
         self._puncher.serve()
+        if self._config.mdns:
+            from golemp2p.net.libp2p.mdns import Mdns  # 40 ms to import, for who asks for it
+
+            self._network.start(Mdns(self._network, self._config).run)
+        if self._config.upnp and self.ports():
+            from golemp2p.net.libp2p.upnp import UpnpPort
+
+            self._network.start(UpnpPort(self.ports()[-1], self._on_mapping).run)
         while True:
             fresh = self._woken.is_set()
             self._woken = trio.Event()
@@ -194,6 +210,7 @@ class ReachKeeper:
         for relay, reservation in list(circuits.reservations.items()):
             if relay not in direct or reservation.expire_s < now:
                 del circuits.reservations[relay]
+                log.info("relay lost", relay=relay)
         needed = self._config.use_relays and self.seen and judge_direct(self)
         if not needed:
             return
