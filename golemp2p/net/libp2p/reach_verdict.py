@@ -9,11 +9,7 @@ from golemp2p.net.libp2p.addresses import is_local
 from golemp2p.net.libp2p.dialback import Seen
 from golemp2p.net.port import Reach, Reachability
 
-ON_THIS_MACHINE = Reachability(
-    Reach.PUBLIC,
-    "it listens on loopback only: nodes on this machine reach it",
-    'to be reached from other machines, set [net] listen, for example ["/ip4/0.0.0.0/tcp/11155"]',
-)
+ON_THIS_MACHINE = Reachability(Reach.PUBLIC, "by nodes on this machine: it listens on loopback only")
 
 
 def judge(

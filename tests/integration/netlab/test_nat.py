@@ -78,6 +78,14 @@ def test_nodes_behind_nat_are_told_so_and_how_to_get_out(nodes: Nodes) -> None:
         assert "forward TCP port 11155" in verdict["advice"]
 
 
+def test_a_provider_behind_nat_learns_that_others_hold_its_offers(nodes: Nodes) -> None:
+    until(lambda: nodes.alice.json("status")["peers"] >= 1, "a peer to ask")
+    done = nodes.alice.command("selftest")
+    assert done.returncode == 0, done.stdout
+    assert "through relays only" in done.stdout
+    assert "holds 1 of 1" in done.stdout
+
+
 def test_a_job_is_done_by_each_provider_behind_nat(nodes: Nodes, program: Path) -> None:
     nodes.job(program, "alice")
     nodes.job(program, "bob")
