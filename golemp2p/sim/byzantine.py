@@ -13,7 +13,7 @@ import trio
 from golemp2p.core.records import MarketRecord, RecordKind
 from golemp2p.errors import GolemError
 from golemp2p.market.sync import topic_of
-from golemp2p.wire.p2p.market import RecordBody, RecordsBody
+from golemp2p.wire.p2p.market import GossipBody, RecordBody
 
 if TYPE_CHECKING:
     from golemp2p.sim.node import SimNode
@@ -23,7 +23,7 @@ KINDS: Final = ("forged", "replayed", "garbled", "foreign-id", "pushed")
 
 
 def _encode(records: Sequence[MarketRecord]) -> bytes:
-    packed: bytes = msgpack.packb(RecordsBody(records=[RecordBody.of(r) for r in records]).to_wire())
+    packed: bytes = msgpack.packb(GossipBody(records=[RecordBody.of(r) for r in records]).to_wire())
     return packed
 
 
@@ -58,6 +58,6 @@ async def misbehave(world: World, node: SimNode, per_minute: float, until_s: flo
                     signed = replace(ours, signature=node.key.sign(ours.digest(world.domain)))
                     await network.publish(topic, _encode([signed]))
                 case _:
-                    peers = list(network.connections)
-                    forged = [replace(victim, expires_at=victim.expires_at + 60.0)]
-                    await market.sync.push(peers[draw.randrange(len(peers))], forged)
+                    if peers := list(network.connections):
+                        forged = [replace(victim, expires_at=victim.expires_at + 60.0)]
+                        await market.sync.push(peers[draw.randrange(len(peers))], forged)

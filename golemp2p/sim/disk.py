@@ -6,27 +6,48 @@ A database at rest is its compressed bytes, some 10 kB, so ten thousand nodes fi
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
 
 import sqlalchemy as sa
 import trio
+from sqlalchemy.pool import NullPool
 
 from golemp2p.storage.engine import Job, Storage, StorageError, StorageStatistics, T
-from golemp2p.storage.engine import _driver_connection as driver_connection
 from golemp2p.storage.engine import _empty_database as empty_database
-from golemp2p.storage.engine import _make_engine as make_engine
 
 MAX_OPEN = 512  # databases; each takes about half a megabyte
 
 
+class _Kept(sqlite3.Connection):
+    """The pool's connection: what the pool closes after each transaction stays open."""
+
+    def close(self) -> None:
+        return
+
+    def really_close(self) -> None:
+        super().close()
+
+
 class Disks:
-    """All databases of a world."""
+    """All databases of a world. One engine serves them in turn: compiled statements are the same for all."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[Disk, None] = OrderedDict()
         self.empty = zlib.compress(empty_database(), 1)
+        self._current: _Kept | None = None
+        self.engine = sa.create_engine("sqlite://", creator=self._connection, poolclass=NullPool)
+        sa.event.listen(self.engine, "begin", _begin)
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._current is None:
+            raise sqlite3.OperationalError("no disk is chosen")
+        return self._current
+
+    def begin(self, connection: _Kept) -> sa.engine.base.Connection:
+        self._current = connection
+        return self.engine.connect()
 
     def used(self, disk: Disk) -> None:
         self._open[disk] = None
@@ -35,13 +56,15 @@ class Disks:
             oldest, _ = self._open.popitem(last=False)
             oldest.park()
 
-    def forget(self, disk: Disk) -> None:
-        self._open.pop(disk, None)
-
     def close(self) -> None:
         for disk in list(self._open):
             disk.park()
         self._open.clear()
+        self.engine.dispose()
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 class Disk:
@@ -50,41 +73,41 @@ class Disk:
     def __init__(self, disks: Disks) -> None:
         self._disks = disks
         self._bytes: bytes | None = None  # compressed, of a database at rest; None: nothing was ever stored
-        self._engine: sa.Engine | None = None
+        self._database: _Kept | None = None
         self.jobs = 0
         self.is_dirty = False  # since a checker looked
 
-    def _open(self) -> sa.Engine:
-        if self._engine is None:
-            self._engine = make_engine(None)
-            with self._engine.connect() as connection:
-                driver_connection(connection).deserialize(zlib.decompress(self._bytes or self._disks.empty))
+    def _open(self) -> _Kept:
+        if self._database is None:
+            self._database = sqlite3.connect(
+                ":memory:", isolation_level=None, check_same_thread=False, factory=_Kept
+            )
+            self._database.deserialize(zlib.decompress(self._bytes or self._disks.empty))
+            self._database.execute("PRAGMA foreign_keys=ON")
         self._disks.used(self)
-        return self._engine
+        return self._database
 
     def park(self) -> None:
-        if self._engine is not None:
-            with self._engine.connect() as connection:
-                self._bytes = zlib.compress(driver_connection(connection).serialize(), 1)
-            self._engine.dispose()
-            self._engine = None
+        if self._database is not None:
+            self._bytes = zlib.compress(self._database.serialize(), 1)
+            self._database.really_close()
+            self._database = None
 
     @property
     def was_used(self) -> bool:
-        return self._engine is not None or self._bytes is not None
+        return self._database is not None or self._bytes is not None
 
     @property
     def n_bytes(self) -> int:
         """Of the whole database, uncompressed."""
-        if self._engine is None:
-            return 0 if self._bytes is None else len(zlib.decompress(self._bytes))
-        with self._engine.connect() as connection:
-            return len(driver_connection(connection).serialize())
+        if self._database is not None:
+            return len(self._database.serialize())
+        return 0 if self._bytes is None else len(zlib.decompress(self._bytes))
 
     def run(self, job: Job[T]) -> T:
         """In a transaction of its own. Raises what ``job`` raises, StorageError."""
         try:
-            with self._open().begin() as connection:
+            with self._disks.begin(self._open()) as connection, connection.begin():
                 result = job(connection)
         except sa.exc.SQLAlchemyError as exc:
             raise StorageError(f"the database refused: {exc}") from exc
@@ -94,16 +117,15 @@ class Disk:
 
     def read(self, job: Job[T]) -> T:
         """As :meth:`run`, for who looks at it from outside of the simulation."""
-        with self._open().begin() as connection:
+        with self._disks.begin(self._open()) as connection, connection.begin():
             return job(connection)
 
 
 class SimStorage(Storage):
     """A node's way to its disk, until the machine crashes."""
 
-    def __init__(self, disk: Disk, on_job: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self._on_job = on_job
         self.crashed = False
 
     async def run(self, job: Job[T]) -> T:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from golemp2p.sim.world import World
 
 MAX_LATENCIES: Final = 200_000
-LOOKUPS_A_SAMPLE: Final = 20_000  # of offers in books
+LOOKUPS_A_SAMPLE: Final = 1_000  # of offers in books
 LATE_S: Final = 3_600.0
 
 

@@ -75,36 +75,40 @@ class Traffic:
         )
 
 
-class Deliveries:
-    """What is under way, by arrival: one heap and one task for all nodes, instead of a task for each hop."""
+Call = tuple[Callable[..., None], Any, Any]
 
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._order = 0
+
+class Deliveries:
+    """What is under way, in buckets of a TICK_S each: one task for all nodes, instead of a task for each hop."""
+
+    def __init__(self, now: Callable[[], float] = trio.current_time) -> None:
+        self._now = now
+        self._buckets: dict[int, list[Call]] = {}
+        self._ticks: list[int] = []  # heap of those with a bucket
         self._sooner = trio.Event()
         self._waiting_for = 0
 
-    def after(self, delay_s: float, call: Callable[..., None], *args: Any) -> None:
-        """``call(*args)`` in ``delay_s``; it must not raise."""
-        tick = int((trio.current_time() + delay_s) / TICK_S) + 1
-        self._order += 1
-        heappush(self._heap, (tick, self._order, call, args))
+    def at(self, tick: int, call: Callable[..., None], one: Any, two: Any) -> None:
+        """``call(one, two)`` at ``tick``, which is later than now; it must not raise."""
+        bucket = self._buckets.get(tick)
+        if bucket is not None:
+            bucket.append((call, one, two))
+            return
+        self._buckets[tick] = [(call, one, two)]
+        heappush(self._ticks, tick)
         if tick < self._waiting_for:
             self._sooner.set()
 
-    def __len__(self) -> int:
-        return len(self._heap)
-
     async def run(self) -> None:
-        heap = self._heap
+        ticks = self._ticks
         while True:
-            now = int(trio.current_time() / TICK_S + 0.5)
-            while heap and heap[0][0] <= now:
-                _, _, call, args = heappop(heap)
-                call(*args)
-            self._waiting_for = heap[0][0] if heap else 1 << 62
+            now = int(self._now() / TICK_S + 0.5)
+            while ticks and ticks[0] <= now:
+                for call, one, two in self._buckets.pop(heappop(ticks)):
+                    call(one, two)
+            self._waiting_for = ticks[0] if ticks else 1 << 62
             self._sooner = trio.Event()
-            with trio.move_on_at(self._waiting_for * TICK_S if heap else float("inf")):
+            with trio.move_on_at(self._waiting_for * TICK_S if ticks else float("inf")):
                 await self._sooner.wait()
 
 
@@ -113,13 +117,13 @@ class Wires:
 
     def __init__(self, links: Links, seed: int) -> None:
         self.links = links
-        self._random = random.Random(f"links {seed}")  # noqa: S311 - repeatable on purpose
+        self.random = random.Random(f"links {seed}")  # noqa: S311 - repeatable on purpose
         self._places: list[tuple[float, float]] = []
-        self._busy_until: list[float] = []
+        self.busy_until: list[float] = []
 
     def add_place(self) -> None:
-        self._places.append((self._random.random(), self._random.random()))
-        self._busy_until.append(0.0)
+        self._places.append((self.random.random(), self.random.random()))
+        self.busy_until.append(0.0)
 
     def base_s(self, one: int, other: int) -> float:
         (ax, ay), (bx, by) = self._places[one], self._places[other]
@@ -129,15 +133,15 @@ class Wires:
     def delay_s(self, base_s: float, sender: int, n_bytes: int, now: float) -> float:
         """Until it is there: waiting for the sender's way out, sending, and the way."""
         links = self.links
-        begins = max(now, self._busy_until[sender])
-        sent = self._busy_until[sender] = begins + n_bytes / links.bandwidth_bytes_per_s
-        way = base_s * (1.0 + links.jitter * self._random.random())
-        if links.reorder and self._random.random() < links.reorder:
-            way *= 1.0 + 9.0 * self._random.random()
+        begins = max(now, self.busy_until[sender])
+        sent = self.busy_until[sender] = begins + n_bytes / links.bandwidth_bytes_per_s
+        way = base_s * (1.0 + links.jitter * self.random.random())
+        if links.reorder and self.random.random() < links.reorder:
+            way *= 1.0 + 9.0 * self.random.random()
         return sent - now + way
 
     def is_lost(self) -> bool:
-        return self.links.loss > 0.0 and self._random.random() < self.links.loss
+        return self.links.loss > 0.0 and self.random.random() < self.links.loss
 
     def is_doubled(self) -> bool:
-        return self.links.duplicate > 0.0 and self._random.random() < self.links.duplicate
+        return self.links.duplicate > 0.0 and self.random.random() < self.links.duplicate

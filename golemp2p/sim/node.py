@@ -19,6 +19,7 @@ from golemp2p.core.records import MarketRecord
 from golemp2p.errors import NetworkError, NotFoundError
 from golemp2p.identity.keys import NodeKey
 from golemp2p.market.book import Applied
+from golemp2p.market.rendezvous import Spread
 from golemp2p.market.service import MarketService
 from golemp2p.payment.drivers.fake import FakeDriver
 from golemp2p.payment.ports import PaymentSettings
@@ -93,6 +94,7 @@ class SimNode:
                         network=network,
                         rpc=self.rpc,
                         clock=self.clock,
+                        spread=Spread(world.scenario.spread),
                     )
                     market.agreements.add_listener(self._on_agreement)
                     await nursery.start(market.run, world.subnet)

@@ -18,7 +18,7 @@ from golemp2p.core.eip712 import Domain
 from golemp2p.core.records import ExpiredRecordError, MarketRecord
 from golemp2p.errors import RemoteProtocolError
 from golemp2p.market import sync
-from golemp2p.wire.p2p.market import RecordBody
+from golemp2p.wire.p2p.market import RecordBody, RenewalBody
 
 _DECODED: Final = 4_096  # gossip messages under way at a time
 _MARK: Final = "_sim_verified"
@@ -34,18 +34,53 @@ def _replaced(where: Any, name: str, value: object) -> Iterator[None]:
         setattr(where, name, kept)
 
 
-def _interning(original: Callable[[RecordBody], MarketRecord]) -> Callable[[RecordBody], MarketRecord]:
-    known: WeakValueDictionary[bytes, MarketRecord] = WeakValueDictionary()
+class _Known:
+    """The one object of each record, by its signature."""
 
-    def record(self: RecordBody) -> MarketRecord:
-        made = original(self)
-        found = known.get(made.signature)
-        if found is not None and found == made:
-            return found
-        known[made.signature] = made
-        return made
+    def __init__(self) -> None:
+        self._records: WeakValueDictionary[bytes, MarketRecord] = WeakValueDictionary()
 
-    return record
+    def of_body(self, original: Callable[[RecordBody], MarketRecord]) -> Callable[[RecordBody], MarketRecord]:
+        def record(body: RecordBody) -> MarketRecord:
+            found = self._records.get(body.signature)
+            if found is not None and (
+                found.sequence == body.sequence
+                and found.id == body.id
+                and found.issuer == body.issuer
+                and found.kind is body.kind
+                and round(found.expires_at * 1000) == body.expires_at
+                and round(found.issued_at * 1000) == body.issued_at
+                and found.subnet == body.subnet
+                and found.content == body.content
+            ):
+                return found
+            made = original(body)
+            self._records[made.signature] = made
+            return made
+
+        return record
+
+    def of_renewal(
+        self, original: Callable[[RenewalBody, MarketRecord], MarketRecord]
+    ) -> Callable[[RenewalBody, MarketRecord], MarketRecord]:
+        def record(body: RenewalBody, known: MarketRecord) -> MarketRecord:
+            found = self._records.get(body.signature)
+            if found is not None and (
+                found.sequence == body.sequence
+                and found.id == known.id
+                and found.issuer == known.issuer
+                and found.kind is known.kind
+                and round(found.expires_at * 1000) == body.expires_at
+                and round(found.issued_at * 1000) == body.issued_at
+                and found.subnet == known.subnet
+                and found.content == known.content
+            ):
+                return found
+            made = original(body, known)
+            self._records[made.signature] = made
+            return made
+
+        return record
 
 
 def _verifying(original: Callable[..., None]) -> Callable[..., None]:
@@ -65,7 +100,9 @@ def _verifying(original: Callable[..., None]) -> Callable[..., None]:
 @contextmanager
 def computed_once() -> Iterator[None]:
     with ExitStack() as stack:
-        stack.enter_context(_replaced(RecordBody, "record", _interning(RecordBody.record)))
+        known = _Known()
+        stack.enter_context(_replaced(RecordBody, "record", known.of_body(RecordBody.record)))
+        stack.enter_context(_replaced(RenewalBody, "record", known.of_renewal(RenewalBody.record)))
         verify = _verifying(records.verify_record)
         stack.enter_context(_replaced(sync, "verify_record", verify))
         stack.enter_context(_replaced(sync, "_decode", lru_cache(_DECODED)(sync._decode)))
