@@ -22,6 +22,7 @@ from typing import Final
 from golemp2p import limits
 from golemp2p.core.ids import PeerId, SubscriptionId
 from golemp2p.core.records import MarketRecord, RecordKind
+from golemp2p.market.matching import OfferIndex
 
 BUCKETS: Final = 256  # by the first byte of a record's key
 KEY_BYTES: Final = 16
@@ -58,6 +59,7 @@ class OrderBook:
     def __init__(self, me: PeerId | None = None) -> None:
         self._me = me
         self._records: dict[SubscriptionId, MarketRecord] = {}
+        self.offers = OfferIndex()  # the live ones of all subnets, and some that have just expired
         self._issuers: dict[PeerId, _Issuer] = {}
         self._snapshot: _Snapshot | None = None
         self._n_offers = 0
@@ -152,6 +154,10 @@ class OrderBook:
             self._mark(known)
         self._records[record.id] = record
         self._keys[self._mark(record)] = record.id
+        if record.kind is RecordKind.OFFER:
+            self.offers.on_added(record)
+        elif known is not None:
+            self.offers.on_removed(known)
         self._count(record.issuer, issuer, record, 1)
         if record.kind is not RecordKind.WITHDRAWAL:
             issuer.live.add(record.id)
@@ -242,6 +248,7 @@ class OrderBook:
         if record is None:
             return
         self._snapshot = None
+        self.offers.on_removed(record)
         del self._keys[self._mark(record)]
         del self._heard[record_id]
         issuer = self._issuers[record.issuer]

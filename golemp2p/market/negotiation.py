@@ -71,8 +71,9 @@ class Negotiation:
 
     def match_demand(self, demand: Subscription) -> None:
         """Initial proposals of every known offer for a new own demand."""
-        for offer in self._book.live(RecordKind.OFFER, self._clock(), subnet=demand.record.subnet):
-            self.match_pair(demand, offer)
+        record = demand.record
+        for offer in self._book.offers.candidates(record.terms, now=self._clock(), subnet=record.subnet):
+            self.match_pair(demand, offer, matched=True)
 
     def match_offer(self, offer: MarketRecord) -> None:
         """Initial proposals of a new offer for every own demand."""
@@ -80,12 +81,15 @@ class Negotiation:
             if demand.record.subnet == offer.subnet:
                 self.match_pair(demand, offer)
 
-    def match_pair(self, demand: Subscription, offer: MarketRecord, *, again: bool = False) -> None:
-        """``again``: the pair may start over, since its last negotiation came to an end."""
+    def match_pair(
+        self, demand: Subscription, offer: MarketRecord, *, again: bool = False, matched: bool = False
+    ) -> None:
+        """``again``: the pair may start over, since its last negotiation came to an end; ``matched``: it is known to
+        match."""
         offered = self._offered.setdefault(demand.id, set())
         if offer.issuer == self._me or (offer.id in offered and not again):
             return
-        if match(demand.record.terms, offer.terms) is not Ternary.TRUE:
+        if not matched and match(demand.record.terms, offer.terms) is not Ternary.TRUE:
             return
         offered.add(offer.id)
         proposal = Proposal(
