@@ -142,7 +142,9 @@ class Checks:
     def _look_at_disk(self, node: SimNode) -> None:
         most = MAX_DISK_BYTES + DISK_BYTES_PER_AGREEMENT * node.agreements_seen
         if node.disk.n_bytes > most:
-            self.report("state without bound", f"n{node.index} has {node.disk.n_bytes} bytes on disk, {most} are expected")
+            self.report(
+                "state without bound", f"n{node.index} has {node.disk.n_bytes} bytes on disk, {most} are expected"
+            )
 
     def _look_at_agreements(self, now: float) -> None:
         for agreement_id, sides in self._states.items():

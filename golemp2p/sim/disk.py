@@ -79,9 +79,7 @@ class Disk:
 
     def _open(self) -> _Kept:
         if self._database is None:
-            self._database = sqlite3.connect(
-                ":memory:", isolation_level=None, check_same_thread=False, factory=_Kept
-            )
+            self._database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, factory=_Kept)
             self._database.deserialize(zlib.decompress(self._bytes or self._disks.empty))
             self._database.execute("PRAGMA foreign_keys=ON")
         self._disks.used(self)

@@ -89,7 +89,9 @@ def _run(options: argparse.Namespace, name: str) -> Result:
     else:
         print_summary(result, Console())
     if result.problems:
-        console.print(f"[red]{len(result.problems)} problems; again with:[/red] {replay_command(name, scenario, options)}")
+        console.print(
+            f"[red]{len(result.problems)} problems; again with:[/red] {replay_command(name, scenario, options)}"
+        )
     return result
 
 

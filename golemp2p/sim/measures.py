@@ -13,6 +13,7 @@ from golemp2p.core.agreement import Agreement, Role
 from golemp2p.core.payment import Leg
 from golemp2p.core.records import MarketRecord, RecordKind
 from golemp2p.market.book import Applied
+from golemp2p.sim.model import PING_BYTES, Traffic
 
 if TYPE_CHECKING:
     from golemp2p.sim.node import SimNode
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 MAX_LATENCIES: Final = 200_000
 LOOKUPS_A_SAMPLE: Final = 1_000  # of offers in books
-LATE_S: Final = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,35 @@ class Measures:
         self._world = world
         self.samples: list[Sample] = []
         self.latencies: list[float] = []  # of offers, from their issuer's announcement to another node's book
-        self.slow_latencies = 0
         self.calls: Counter[tuple[str, str]] = Counter()
         self.approved: dict[str, tuple[int, int]] = {}  # agreement -> (requestor, provider)
         self.flows: Counter[tuple[str, str]] = Counter()  # (payer, payee) addresses -> amount
         self.paid = 0
         self.live_offers: dict[str, float] = {}  # id -> when it was announced
         self.issuers: dict[str, int] = {}
+        self.edges: list[tuple[int, int]] = []  # at the end
+        self.roles: list[str] = []
+        self._pings = 0
+
+    @property
+    def traffic(self) -> list[Traffic]:
+        return self._world.hub.traffic
+
+    @property
+    def places(self) -> list[tuple[float, float]]:
+        return self._world.hub.wires.places
+
+    def remember_topology(self) -> None:
+        """Before the nodes go."""
+        hub = self._world.hub
+        self.roles = [node.role for node in self._world.nodes]
+        self._pings = sum(n.network.pings() for n in self._world.nodes if n.network is not None)
+        self.edges = [
+            (hub.indexes[peer], hub.indexes[other])
+            for peer, network in hub.nodes.items()
+            for other, direction in network.connections.items()
+            if direction == "out"
+        ]
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -122,6 +144,7 @@ class Measures:
             for kind, flow in traffic.flows.items():
                 before = sums.get(kind, (0.0, 0.0))
                 sums[kind] = (before[0] + flow.sent, before[1] + flow.sent_bytes)
+        sums["keepalive"] = (float(self._pings), float(self._pings * PING_BYTES))
         return {kind: (count / hours, size / hours) for kind, (count, size) in sorted(sums.items())}
 
     def latency(self, share: float) -> float:

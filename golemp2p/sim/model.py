@@ -118,15 +118,15 @@ class Wires:
     def __init__(self, links: Links, seed: int) -> None:
         self.links = links
         self.random = random.Random(f"links {seed}")  # noqa: S311 - repeatable on purpose
-        self._places: list[tuple[float, float]] = []
+        self.places: list[tuple[float, float]] = []
         self.busy_until: list[float] = []
 
     def add_place(self) -> None:
-        self._places.append((self.random.random(), self.random.random()))
+        self.places.append((self.random.random(), self.random.random()))
         self.busy_until.append(0.0)
 
     def base_s(self, one: int, other: int) -> float:
-        (ax, ay), (bx, by) = self._places[one], self._places[other]
+        (ax, ay), (bx, by) = self.places[one], self.places[other]
         low, high = self.links.latency_s
         return low + (high - low) * ((ax - bx) ** 2 + (ay - by) ** 2) ** 0.5 / 1.4142
 

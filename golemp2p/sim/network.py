@@ -42,9 +42,7 @@ class Message:
 class SimHub(MemoryHub):
     """The world's wires. Nodes keep their number (``indexes``) and their counters over restarts."""
 
-    def __init__(
-        self, links: Links, seed: int, nodes: int, now: Callable[[], float] = trio.current_time
-    ) -> None:
+    def __init__(self, links: Links, seed: int, nodes: int, now: Callable[[], float] = trio.current_time) -> None:
         """``now``: virtual time; trio.current_time, or what it asks."""
         super().__init__()
         self.now = now

@@ -219,5 +219,3 @@ class _Lookup:
 
     async def agreement(self, agreement_id: AgreementId) -> Agreement:
         return await self._market.agreements.usable(agreement_id)
-
-

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 POLL_S = 300.0  # of events; they wake it at once
 LOOK_S = 5.0  # at a running contract
-_OVER = frozenset({AgreementState.TERMINATED, AgreementState.CANCELLED, AgreementState.EXPIRED, AgreementState.REJECTED})
+_OVER = frozenset(
+    {AgreementState.TERMINATED, AgreementState.CANCELLED, AgreementState.EXPIRED, AgreementState.REJECTED}
+)
 
 
 @dataclass
@@ -86,9 +88,7 @@ class _Seller:
             while self._free <= 0:
                 await self._changed.wait()
             properties = offer_of(self.terms, self.node.key.address)
-            offer = await self.market.subscribe(
-                RecordKind.OFFER, properties, offer_wants(self.node.clock()), "agent"
-            )
+            offer = await self.market.subscribe(RecordKind.OFFER, properties, offer_wants(self.node.clock()), "agent")
             self.node.world.log.add(self.node.index, "offer", offer[:16], self.terms.price_per_hour)
             with suppress(NotFoundError):
                 while self._free > 0:
@@ -183,9 +183,7 @@ class _Seller:
         invoice_id = DocumentId(invoice_id_of(agreement_id))
         if await self._stored(invoice_id) is None:
             await self._bill_until_the_end(agreement_id)
-            records = [
-                r for r in await activity.provider.records(live_only=False) if r.agreement_id == agreement_id
-            ]
+            records = [r for r in await activity.provider.records(live_only=False) if r.agreement_id == agreement_id]
             total = 0
             for record in records:
                 total += await self._note(agreement_id, record.id, list(record.usage), due_at=None)
@@ -288,7 +286,5 @@ def _seconds(agreement: Agreement, name: str, default: float) -> float:
 
 
 def _billed(connection: repo.Connection, *, agreement_id: AgreementId, activity_id: ActivityId) -> Amount:
-    notes = repo.find_documents(
-        connection, kind=DocumentKind.DEBIT_NOTE, side=Side.PAYEE, agreement_id=agreement_id
-    )
+    notes = repo.find_documents(connection, kind=DocumentKind.DEBIT_NOTE, side=Side.PAYEE, agreement_id=agreement_id)
     return Amount(max((n.document.amount for n in notes if n.document.activity_id == activity_id), default=0))

@@ -23,6 +23,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "nodes": result.nodes,
         "virtual_s": result.virtual_s,
         "wall_s": round(result.wall_s, 2),
+        "cpu_s": round(result.cpu_s, 2),
         "speed": round(result.speed, 1),
         "memory_bytes": memory_bytes(),
         "problems": result.problems,
@@ -47,7 +48,10 @@ def print_summary(result: Result, console: Console) -> None:
     n_bytes = sum(b for _, b in facts["per_node_hour"].values())
     rows = [
         ("nodes", f"{facts['nodes']}"),
-        ("virtual time", f"{facts['virtual_s']:.0f} s in {facts['wall_s']:.1f} s, {facts['speed']:.0f} times as fast"),
+        (
+            "virtual time",
+            f"{facts['virtual_s']:.0f} s in {facts['cpu_s']:.1f} s of CPU time, {facts['speed']:.0f} times as fast",
+        ),
         ("memory of the process", f"{facts['memory_bytes'] / 2**20:.0f} MiB"),
         ("live offers, known by", f"{last.get('live_offers', 0)}, {last.get('known_share', 0):.1%} on average"),
         ("propagation p50, p99", f"{facts['propagation_s']['p50']:.2f} s, {facts['propagation_s']['p99']:.2f} s"),

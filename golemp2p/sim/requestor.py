@@ -126,9 +126,7 @@ class _Job:
             return
         while True:
             try:
-                made = await payment.allocations.create(
-                    platform=NETWORK.platform, total=parse_amount(self.plan.budget)
-                )
+                made = await payment.allocations.create(platform=NETWORK.platform, total=parse_amount(self.plan.budget))
                 break
             except GolemError as exc:
                 self.node.world.log.add(self.node.index, "no-allocation", exc.code)

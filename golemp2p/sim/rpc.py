@@ -211,7 +211,9 @@ class SimRpc(Rpc):
         with send:
             with broken:
                 if handler is not None:
-                    end = await self._run_stream(handler, caller._net.peer_id, msgpack.unpackb(packed), send_item, method)
+                    end = await self._run_stream(
+                        handler, caller._net.peer_id, msgpack.unpackb(packed), send_item, method
+                    )
             if broken.cancelled_caught:
                 end = Failure(0, NetworkError.code, "the stream broke")
             await send.send((None, end))
@@ -245,5 +247,3 @@ class SimRpc(Rpc):
                 raise NetworkError(f"the stream to {peer} broke", hint="its connection was lost")
             else:
                 raise error_of(end)
-
-
