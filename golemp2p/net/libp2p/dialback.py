@@ -7,6 +7,7 @@ tells which ports answered. So nobody can be made to knock at an address that is
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,7 +61,7 @@ class Dialback:
             with trio.move_on_after(2 * limits.DIALBACK_TIMEOUT_S) as scope:
                 await _send(stream, {"ports": ports[: limits.DIALBACK_MAX_PORTS]})
                 seen = await _receive(stream)
-                ip, port = _value(seen, "ip", str), _value(seen, "port", int)
+                ip, port = _ip(_value(seen, "ip", str)), _value(seen, "port", int)
                 reached = _value(await _receive(stream), "reached", list)
             if scope.cancelled_caught:
                 raise NetworkError(f"{peer} did not say in time whether it reaches us")
@@ -132,6 +133,13 @@ async def _exactly(stream: ByteStream, size: int) -> bytes:
             raise RemoteProtocolError("a dial-back message is cut short")
         found += piece
     return found
+
+
+def _ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as exc:
+        raise RemoteProtocolError("a dial-back message names no IP address") from exc
 
 
 def _value(content: dict[str, Any], name: str, kind: type) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from golemp2p import limits
 from golemp2p.core.ids import PeerId
 from golemp2p.errors import GolemError
 from golemp2p.net.config import NetConfig
-from golemp2p.net.libp2p.addresses import CIRCUIT, dialable, host_of, interface_ips, is_local, is_loopback
+from golemp2p.net.libp2p.addresses import CIRCUIT, dial_plan, dialable, host_of, interface_ips, is_local, is_loopback
 from golemp2p.net.libp2p.circuit import is_relayed
 from golemp2p.net.libp2p.circuit_wire import HOP
 from golemp2p.net.libp2p.dialback import PROTOCOL as DIALBACK
@@ -60,15 +61,19 @@ class ReachKeeper:
             texts = [text.partition("/p2p/")[0] for text in self._config.announce]
         else:
             texts = [str(address) for address in dialable(self._host.get_transport_addrs())]
-            forwarded = [f"/{_kind(s.ip)}/{s.ip}/tcp/{port}" for s in self.seen for port in s.reached]
-            texts = [*forwarded, *texts] if self.verdict.reach is Reach.PUBLIC else texts
+            texts += self._forwarded() if self.verdict.reach is Reach.PUBLIC else []
         return [*self.mapped, *texts]
+
+    def _forwarded(self) -> list[str]:
+        """Where others reached us, if most of them say the same: one alone could make us announce what it likes."""
+        found = Counter(f"/{_kind(s.ip)}/{s.ip}/tcp/{port}" for s in self.seen for port in s.reached)
+        return sorted(text for text, count in found.items() if 2 * count > len(self.seen))
 
     def _through_relays(self) -> list[str]:
         found = []
         for relay, reservation in self._network.circuits.reservations.items():
-            texts = [a.partition("/p2p/")[0] for a in (*reservation.addresses, *self._network.known_addresses(relay))]
-            usable = [t for t in dict.fromkeys(texts) if CIRCUIT not in t and not is_loopback(t)] or texts
+            told = [*reservation.addresses, *self._network.known_addresses(relay)]  # what the relay says of itself
+            usable = [str(a) for a in dial_plan(told, own=self._network.peer_id, target=relay)[0]]
             usable.sort(key=lambda text: is_local(host_of(text)))
             found += [f"{text}/p2p/{relay}{CIRCUIT}" for text in usable[: limits.RELAY_MAX_ADDRESSES]]
         return found
@@ -122,8 +127,8 @@ class ReachKeeper:
             self._woken = trio.Event()
             try:
                 await self._look()
-            except GolemError as exc:
-                log.info("looking at our reachability failed", error=str(exc))
+            except Exception as exc:  # a mistake here must not end a node that works
+                log.exception("looking at our reachability failed", error=str(exc))
             # Identify takes a moment to say what a new peer speaks.
             with trio.move_on_after(limits.REACH_LOOK_NEW_S if fresh else limits.REACH_LOOK_S):
                 await self._woken.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -74,7 +75,7 @@ class UpnpPort:
             log.info("the router maps no port", error=str(exc))
             return None
         self._gateway = gateway
-        if is_local(ip):
+        if not _is_address(ip) or is_local(ip):
             log.info("the router's own address is not public: a mapped port is of no use", ip=ip)
             return None
         return Mapping(ip, port)
@@ -84,3 +85,11 @@ class UpnpPort:
             self._gateway.deleteportmapping(self._port, "TCP")
         except Exception as exc:  # noqa: BLE001 - as above; the lease ends by itself
             log.debug("port mapping not removed", error=str(exc))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+import msgpack
 import pytest
 import trio
 
 from golemp2p import limits
-from golemp2p.errors import NetworkError, RemoteError
+from golemp2p.errors import NetworkError, RemoteError, RemoteProtocolError
 from golemp2p.identity.keys import NodeKey
 from golemp2p.net.config import NetConfig
 from golemp2p.net.libp2p.addresses import libp2p_id
+from golemp2p.net.libp2p.circuit import Reservation
 from golemp2p.net.libp2p.circuit_wire import STOP, Status, StopMessage, StopType, read_message, send_message
+from golemp2p.net.libp2p.dialback import PROTOCOL as DIALBACK
 from golemp2p.net.libp2p.dialback import Dialback
 from golemp2p.net.libp2p.host import Libp2pNetwork, open_libp2p_network
 from golemp2p.net.port import ByteStream
@@ -145,6 +149,32 @@ async def test_only_relays_of_our_choice_bring_us_connections(three: Three) -> N
         await send_message(stream, StopMessage(StopType.CONNECT, peer=peer))
         answer = StopMessage.decode(await read_message(stream))
     assert answer.status == Status.PERMISSION_DENIED
+
+
+async def test_what_a_relay_says_of_itself_is_announced_only_if_it_can_be_dialled(three: Three) -> None:
+    peer = three.relay.peer_id
+    addresses = (
+        "/unix/tmp",
+        f"/ip4/198.51.100.3/tcp/4/p2p/{peer}",
+        "/ip4/999.1.1.1/tcp/4",
+        "nonsense",
+        "/dns4/x/tcp/1",
+    )
+    three.provider.circuits.reservations[peer] = Reservation(peer, time.time() + 60, addresses)
+    through = [a for a in three.provider.addresses() if "/p2p-circuit" in a]
+    assert through == [f"/ip4/198.51.100.3/tcp/4/p2p/{peer}/p2p-circuit/p2p/{three.provider.peer_id}"]
+
+
+async def test_a_lie_about_our_address_is_refused(three: Three) -> None:
+    async def lie(stream: ByteStream) -> None:
+        await stream.read(1024)
+        for told in ({"ip": "example.com/tcp", "port": 1}, {"reached": [1]}):
+            packed = msgpack.packb(told)
+            await stream.write(len(packed).to_bytes(2, "big") + packed)
+
+    three.relay.set_stream_handler(DIALBACK, lie)
+    with pytest.raises(RemoteProtocolError, match="no IP address"):
+        await Dialback(three.provider, three.provider._swarm).ask(three.relay.peer_id, [1])
 
 
 async def test_a_dial_back_finds_the_asker_and_nobody_else(three: Three) -> None:
