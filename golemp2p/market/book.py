@@ -59,7 +59,7 @@ class OrderBook:
     def __init__(self, me: PeerId | None = None) -> None:
         self._me = me
         self._records: dict[SubscriptionId, MarketRecord] = {}
-        self.offers = OfferIndex()  # the live ones of all subnets, and some that have just expired
+        self._index: OfferIndex | None = None
         self._issuers: dict[PeerId, _Issuer] = {}
         self._snapshot: _Snapshot | None = None
         self._n_offers = 0
@@ -154,10 +154,10 @@ class OrderBook:
             self._mark(known)
         self._records[record.id] = record
         self._keys[self._mark(record)] = record.id
-        if record.kind is RecordKind.OFFER:
-            self.offers.on_added(record)
-        elif known is not None:
-            self.offers.on_removed(known)
+        if self._index is not None and record.kind is RecordKind.OFFER:
+            self._index.on_added(record)
+        elif self._index is not None and known is not None:
+            self._index.on_removed(known)
         self._count(record.issuer, issuer, record, 1)
         if record.kind is not RecordKind.WITHDRAWAL:
             issuer.live.add(record.id)
@@ -194,6 +194,17 @@ class OrderBook:
         for record in list(self._records.values()):
             if record.kind is kind and record.expires_at > now and subnet in (None, record.subnet):
                 yield record
+
+    @property
+    def offers(self) -> OfferIndex:
+        """The offers of all subnets, some just expired, to be matched. Kept from when it is first asked for: a node
+        without demands needs none."""
+        if self._index is None:
+            self._index = OfferIndex()
+            for record in self._records.values():
+                if record.kind is RecordKind.OFFER:
+                    self._index.on_added(record)
+        return self._index
 
     def all_records(self, now: float, *, after: str = "") -> list[MarketRecord]:
         """Everything worth telling a neighbour, withdrawals included, in the order of ids, from ``after`` on."""
@@ -248,7 +259,8 @@ class OrderBook:
         if record is None:
             return
         self._snapshot = None
-        self.offers.on_removed(record)
+        if self._index is not None:
+            self._index.on_removed(record)
         del self._keys[self._mark(record)]
         del self._heard[record_id]
         issuer = self._issuers[record.issuer]

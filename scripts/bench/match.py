@@ -4,8 +4,8 @@
 Offers as yagna's and ours are (about 40 properties, prices and names that differ, an expiry of their own in their
 constraints), demands as yapapi's. "plain" asks core.constraints.match of every offer; "cold" is the index's first
 answer, "next" that to the same kind of demand by another program. All answers are compared. The times are CPU times
-of one core, so that a busy machine does not count. Exit status 0 when the goals are met at the largest number: MAX_COLD_S and
-MAX_INDEXED_S.
+of one core, so that a busy machine does not count. Exit status 0 when the goals are met at the largest number:
+MAX_COLD_S and MAX_INDEXED_S.
 """
 
 from __future__ import annotations

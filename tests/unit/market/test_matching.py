@@ -14,6 +14,7 @@ from golemp2p.core.constraints import And, Compare, Name, Terms, Ternary, match,
 from golemp2p.core.ids import PeerId, SubscriptionId
 from golemp2p.core.properties import Properties
 from golemp2p.core.records import MarketRecord, RecordKind
+from golemp2p.market.book import OrderBook
 from golemp2p.market.matching import OfferIndex, flat_atoms
 from tests.unit.core.test_constraints import EXPRESSIONS, PROPERTIES
 
@@ -130,6 +131,7 @@ def test_renewed_offers_keep_their_place_and_changed_ones_get_a_new_one() -> Non
     old = [record_of(i, Terms({"n": i}, "()")) for i in range(3)]
     for record in old:
         index.on_added(record)
+    assert len(ids(index.candidates(Terms({}, "()")))) == 3
     renewed = replace(old[0], sequence=2, expires_at=300.0)
     index.on_added(renewed)
     index.on_added(record_of(1, Terms({"n": 7}, "()")))
@@ -162,3 +164,22 @@ def test_room_is_bounded_by_what_is_live(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(index) == 50
     assert len(index._records) <= 2 * 50 + 11
     assert len(ids(index.candidates(Terms({"a": "490"}, "(n>0)")))) == 1
+
+
+def test_the_book_keeps_its_index_up_to_date() -> None:
+    book = OrderBook()
+    records = [record_of(number, Terms({"n": number}, "()")) for number in range(4)]
+    demand = Terms({}, "(n>=1)")
+    for record in records[:2]:
+        book.apply(record)
+    assert ids(book.offers.candidates(demand)) == ["offer-1"]
+    for record in records[2:]:
+        book.apply(record)
+    assert ids(book.offers.candidates(demand)) == ["offer-1", "offer-2", "offer-3"]
+    book.apply(replace(records[1], kind=RecordKind.WITHDRAWAL, sequence=2))
+    book.forget(records[3].id)
+    assert ids(book.offers.candidates(demand)) == ["offer-2"]
+    book.apply(replace(records[2], sequence=2, expires_at=1.0))
+    assert ids(book.offers.candidates(demand, now=2.0)) == []
+    assert [record.id for record in book.remove_expired(2.0)] == ["offer-2"]
+    assert len(book.offers) == 1
