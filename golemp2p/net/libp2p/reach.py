@@ -72,11 +72,20 @@ class ReachKeeper:
     def _through_relays(self) -> list[str]:
         found = []
         for relay, reservation in self._network.circuits.reservations.items():
-            told = [*reservation.addresses, *self._network.known_addresses(relay)]  # what the relay says of itself
+            # Where we dialled it, and what it says of itself (a name may be all of that).
+            told = [*self._dialled(relay), *reservation.addresses, *self._network.known_addresses(relay)]
             usable = [str(a) for a in dial_plan(told, own=self._network.peer_id, target=relay)[0]]
             usable.sort(key=lambda text: is_local(host_of(text)))
             found += [f"{text}/p2p/{relay}{CIRCUIT}" for text in usable[: limits.RELAY_MAX_ADDRESSES]]
         return found
+
+    def _dialled(self, peer: PeerId) -> list[str]:
+        ends = [
+            c.muxed_conn.get_remote_address()
+            for c in self._network.connections(peer)
+            if c.direction.name == "OUTBOUND" and not is_relayed(c)
+        ]
+        return [f"/{_kind(end[0])}/{end[0]}/tcp/{end[1]}" for end in ends if end]
 
     def ports(self) -> list[int]:
         """TCP ports that others may try, the announced ones first."""
