@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgpack
 import pytest
 import trio
+from multiaddr import Multiaddr
 
 from golemp2p import limits
 from golemp2p.errors import NetworkError, RemoteError, RemoteProtocolError
@@ -189,3 +190,39 @@ async def test_a_dial_back_finds_the_asker_and_nobody_else(three: Three) -> None
     seen = await dialback.ask(three.relay.peer_id, [others, own])
     assert (seen.ip, seen.reached) == ("127.0.0.1", (own,))
     assert seen.port == seen.own_port
+
+
+async def test_a_direct_connection_takes_the_place_of_the_relayed_one(
+    three: Three, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RELAYED_LINGER_S", -1.0)
+    await three.provider.circuits.reserve(three.relay.peer_id)
+    await three.requestor.connect(three.through)
+    stream = await three.requestor.open_stream(three.provider.peer_id, ECHO)  # over the circuit
+    address = Multiaddr(three.provider.addresses()[0].partition("/p2p/")[0])
+    with trio.fail_after(60):
+        await three.requestor._swarm.dial_addr(address, libp2p_id(three.provider.peer_id))
+    relayed = [info.relayed for info in three.requestor.peers() if info.peer == three.provider.peer_id]
+    assert relayed == [False]
+    several = three.requestor.reach._several
+    with trio.fail_after(60):
+        await several.close_idle_relayed()
+        assert len(three.requestor.connections(three.provider.peer_id)) == 2  # something runs over it
+        await stream.aclose()
+        while len(three.requestor.connections(three.provider.peer_id)) == 2:
+            await trio.sleep(0.05)
+            await several.close_idle_relayed()
+    await talk(three.requestor, three.provider, 1024)
+
+
+async def test_a_dead_connection_gives_way_to_a_newer_one(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer came again from another address; its older connection says nothing any more."""
+    monkeypatch.setattr(limits, "PROBE_CONNECTION_S", 0.5)
+    address = Multiaddr(three.provider.addresses()[0].partition("/p2p/")[0])
+    peer = libp2p_id(three.provider.peer_id)
+    with trio.fail_after(60):
+        older = await three.requestor._swarm.dial_addr(address, peer)
+        monkeypatch.setattr(older, "new_stream", trio.sleep_forever)
+        newer = await three.requestor._swarm.dial_addr(address, peer)
+    await until("the older one is closed", lambda: three.requestor.connections(three.provider.peer_id) == [newer], 60)
+    await talk(three.requestor, three.provider, 1024)
