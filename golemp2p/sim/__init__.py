@@ -1,1 +1,1 @@
-"""Simulation of whole networks: the services of a node on a virtual network and in virtual time (protocols/simulation.md)."""
+"""Simulation of whole networks: a node's services on virtual wires, in virtual time (protocols/simulation.md)."""

@@ -1,4 +1,4 @@
-"""Peers that break the rules on the wire: forged, replayed and garbled records. Bad agents are in provider, requestor."""
+"""Peers that break the rules on the wire: forged, replayed and garbled records. Bad agents are elsewhere."""
 
 from __future__ import annotations
 

@@ -115,13 +115,15 @@ class Checks:
             if payer == address and amount > promised[payer, payee]:
                 self.report(
                     "paid twice or too much",
-                    f"{name} paid {format_amount(amount)} to {payee[:10]}, accepted {format_amount(promised[payer, payee])}",
+                    f"{name} paid {format_amount(amount)} to {payee[:10]},"
+                    f" accepted {format_amount(promised[payer, payee])}",
                 )
         for pair, amount in believed.items():
             if amount > self._paid[pair]:
                 self.report(
                     "paid less than agreed",
-                    f"{name} booked {format_amount(amount)} from {pair[0][:10]}, the chain has {format_amount(self._paid[pair])}",
+                    f"{name} booked {format_amount(amount)} from {pair[0][:10]},"
+                    f" the chain has {format_amount(self._paid[pair])}",
                 )
         for allocation in node.disk.read(lambda c: repo.find_allocations(c)):
             used = allocation.spent + allocation.reserved
@@ -195,7 +197,8 @@ class Checks:
             if ended and going and alive and now - ended[0][1] > SYNC_BOUND_S:
                 self.report(
                     "ended on one side only",
-                    f"agreement {agreement_id[:16]} is {ended[0][0].value} at n{ended[0][2]}, {going[0][0].value} at n{going[0][2]}",
+                    f"agreement {agreement_id[:16]} is {ended[0][0].value} at n{ended[0][2]},"
+                    f" {going[0][0].value} at n{going[0][2]}",
                 )
 
     def _expectations(self) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong in a scenario, when, and how it ends: partitions, churn, crashes, a chain that is down, an eclipse."""
+"""What goes wrong in a scenario, when, and how it ends: partitions, churn, crashes, a dead chain, an eclipse."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def _churn(world: World, fault: FaultPart) -> None:
     """In for_s the share of the nodes goes and comes back, evenly spread; half of them by a crash."""
     nodes = chosen(world, fault)
 
-    async def one(node: SimNode, later_s: float, *, clean: bool) -> None:
+    async def one(node: SimNode, later_s: float, clean: bool) -> None:
         await trio.sleep(later_s)
         if not node.alive:
             return
@@ -84,11 +84,7 @@ async def _churn(world: World, fault: FaultPart) -> None:
 
     async with trio.open_nursery() as nursery:
         for number, node in enumerate(nodes):
-            nursery.start_soon(
-                lambda node=node, number=number: one(
-                    node, fault.for_s * number / max(1, len(nodes)), clean=number % 2 == 0
-                )
-            )
+            nursery.start_soon(one, node, fault.for_s * number / max(1, len(nodes)), number % 2 == 0)
 
 
 async def _eclipse(world: World, fault: FaultPart) -> None:

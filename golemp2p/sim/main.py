@@ -89,9 +89,8 @@ def _run(options: argparse.Namespace, name: str) -> Result:
     else:
         print_summary(result, Console())
     if result.problems:
-        console.print(
-            f"[red]{len(result.problems)} problems; again with:[/red] {replay_command(name, scenario, options)}"
-        )
+        again = replay_command(name, scenario, options)
+        console.print(f"[red]{len(result.problems)} problems; again with:[/red] {again}")
     return result
 
 

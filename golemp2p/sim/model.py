@@ -1,4 +1,4 @@
-"""What the simulated wires do: latency by distance, jitter, bandwidth, loss, duplicates, reordering. All in seconds, bytes.
+"""What the simulated wires do: latency by distance, jitter, bandwidth, loss, duplicates, reordering (s, bytes).
 
 The figures of gossip are those that net/libp2p/gossip.py gives to GossipSub; sizes of frames are counted from its
 protocol buffers, Noise and Yamux.
@@ -6,6 +6,7 @@ protocol buffers, Noise and Yamux.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -128,7 +129,7 @@ class Wires:
     def base_s(self, one: int, other: int) -> float:
         (ax, ay), (bx, by) = self.places[one], self.places[other]
         low, high = self.links.latency_s
-        return low + (high - low) * ((ax - bx) ** 2 + (ay - by) ** 2) ** 0.5 / 1.4142
+        return low + (high - low) * math.hypot(ax - bx, ay - by) / math.sqrt(2)
 
     def delay_s(self, base_s: float, sender: int, n_bytes: int, now: float) -> float:
         """Until it is there: waiting for the sender's way out, sending, and the way."""

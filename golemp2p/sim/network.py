@@ -272,6 +272,9 @@ class SimNetwork(MemoryNetwork):
         )
         self._received += 1
         verdict = Verdict.IGNORE
+        if self._scores.graylisted(forwarder._peer_id, now):
+            self._dropped += 1
+            return
         if self._rate.allow(message.origin, now):
             try:
                 verdict = topic[0](GossipMessage(message.topic, message.origin, forwarder._peer_id, message.data))
@@ -280,7 +283,7 @@ class SimNetwork(MemoryNetwork):
         if verdict is not Verdict.ACCEPT:
             self._dropped += 1
             if verdict is Verdict.REJECT:
-                self._blame(forwarder._peer_id)
+                self.blame(forwarder._peer_id)
             return
         self._remember(message)
         self._spread(message, forwarder)

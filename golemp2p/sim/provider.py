@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
+from sqlalchemy.engine import Connection
 
 from golemp2p.core.agreement import Agreement, AgreementState, Role
 from golemp2p.core.ids import ActivityId, AgreementId, DocumentId, SubscriptionId
@@ -234,7 +235,7 @@ class _Seller:
                     pending.append((note, now + accept_s, pay_by))
             await trio.sleep(LOOK_S)
         with trio.move_on_after(END_WAIT_S):
-            while any(r.agreement_id == agreement_id for r in await activity.provider.records(live_only=True)):
+            while any(r.agreement_id == agreement_id for r in await activity.provider.records(live_only=True)):  # noqa: ASYNC110 - its end has no event
                 await trio.sleep(1.0)
 
     async def _note(
@@ -285,6 +286,6 @@ def _seconds(agreement: Agreement, name: str, default: float) -> float:
     return default
 
 
-def _billed(connection: repo.Connection, *, agreement_id: AgreementId, activity_id: ActivityId) -> Amount:
+def _billed(connection: Connection, *, agreement_id: AgreementId, activity_id: ActivityId) -> Amount:
     notes = repo.find_documents(connection, kind=DocumentKind.DEBIT_NOTE, side=Side.PAYEE, agreement_id=agreement_id)
     return Amount(max((n.document.amount for n in notes if n.document.activity_id == activity_id), default=0))

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import trio
+from sqlalchemy.engine import Connection
 
 from golemp2p.core.agreement import ALLOCATIONS, AgreementState, Role
 from golemp2p.core.ids import ActivityId, AgreementId, AllocationId, DocumentId, PeerId, ProposalId, SubscriptionId
@@ -279,8 +280,7 @@ class _Job:
         if not results or not results[-1].ok:
             raise NotFoundError(f"the batch failed: {results[-1].message if results else ''}")
         output = results[-1].stdout
-        text = output if isinstance(output, str) else (output or b"").decode()
-        return text
+        return output if isinstance(output, str) else (output or b"").decode()
 
     async def _end(self, agreement_id: AgreementId, why: str) -> None:
         with suppress(GolemError):
@@ -317,11 +317,11 @@ class _Job:
 
 
 def _run(task: str, task_s: float) -> dict[str, object]:
-    capture = {"stdout": {"atEnd": {}}}
+    capture: dict[str, object] = {"stdout": {"atEnd": {}}}
     return {"run": {"entry_point": "task", "args": [task, str(task_s)], "capture": capture}}
 
 
-def _noted(connection: repo.Connection, *, agreement_id: AgreementId) -> Amount:
+def _noted(connection: Connection, *, agreement_id: AgreementId) -> Amount:
     """What the last debit notes of an agreement's activities say together."""
     notes = repo.last_notes(connection, agreement_id, Side.PAYER)
     return Amount(sum(note.amount for note in notes.values()))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -88,10 +88,8 @@ class _Files:
     async def put(self, path: str, source: Path) -> None:
         raise UsageError("simulated payloads have no files")
 
-    @asynccontextmanager
-    async def reading(self, path: str, *, max_bytes: int) -> AsyncIterator[Path]:
+    def reading(self, path: str, *, max_bytes: int) -> AbstractAsyncContextManager[Path]:
         raise UsageError("simulated payloads have no files")
-        yield Path()
 
     async def put_tree(self, path: str, source: Path) -> None:
         raise UsageError("simulated payloads have no files")

@@ -41,7 +41,13 @@ def make_terms(index: int, *, price_per_hour: float, capacity: int, note_interva
 
 def offer_of(terms: ProviderTerms, address: Address) -> Properties:
     account = Account(
-        platform=NETWORK.platform, address=address, driver="erc20", network="sim", token="tGLM", send=True, receive=True
+        platform=NETWORK.platform,
+        address=address,
+        driver=NETWORK.driver,
+        network=NETWORK.name,
+        token=NETWORK.symbol,
+        send=True,
+        receive=True,
     )
     # The machine that simulates must not be seen: runs on another one have the same digest.
     return {**offer_properties(terms, _RUNTIME, [account], subnet=SUBNET), "golem.inf.cpu.architecture": "x86_64"}

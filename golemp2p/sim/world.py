@@ -15,7 +15,6 @@ from typing import IO, Any, Final
 
 import trio
 
-
 from golemp2p.core.agreement import Agreement, AgreementState
 from golemp2p.core.eip712 import Domain
 from golemp2p.core.ids import PeerId
