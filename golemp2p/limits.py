@@ -532,6 +532,7 @@ MDNS_RESOLVE_MS: Final = 3_000
 UPNP_TIMEOUT_S: Final = 20.0  # to find a router and to ask it
 UPNP_DISCOVER_MS: Final = 2_000
 UPNP_LEASE_S: Final = 3_600.0  # renewed three times in it; a router forgets us soon after we are gone
+RPC_IDLE_S: Final = 120.0  # a stream for calls without one for so long is closed; opening takes one round trip
 SELFTEST_PEERS: Final = 2  # asked whether they hold our offers
 SELFTEST_TRIED: Final = 6  # until so many of them could say
 SELFTEST_TIMEOUT_S: Final = 25.0  # below what the commands wait for an answer of the node
@@ -559,6 +560,8 @@ LANE_BUFFERS: Final = 4  # of one transfer
 LANE_SOCKET_BYTES: Final = 256 * 1024  # read and written at a time
 LANE_LINGER_S: Final = 1.0  # for the peer to read our last words before the socket goes
 LANE_PROGRESS_S: Final = 0.2
+SHARE_RUN_CHUNKS: Final = 8  # asked of the owner at once, while there are no peers to share with
+SHARE_RUN_S: Final = 0.2  # a run that takes longer is followed by a shorter one
 LANE_UNNAMED_FILES: Final = 1_000  # that wait to be hashed by sha3-256, too
 
 # --- networks (issue 6) -----------------------------------------------------------------------------------------------
@@ -601,3 +604,8 @@ MATCH_CLAUSES: Final = 256  # of one property, whose answers are remembered
 MATCH_SHAPES: Final = 256  # forms of offers' constraints that are looked at together; a network has a handful
 MATCH_FLAT_CHARS: Final = 1_024  # of constraints that can have such a form
 MATCH_SPARE_SLOTS: Final = 1_000  # empty ones, beside as many as are in use
+OUTCOME_KEEP_S: Final = 1_800.0  # how long the last attempt at an offer explains something
+OUTCOME_MAX_CHARS: Final = 300  # of a foreign reason
+MAX_OUTCOMES: Final = 5_000
+SDK_EXPLAIN_AFTER_S: Final = 10.0  # a job that waits so long for a provider says why
+SDK_EXPLAIN_AGAIN_S: Final = 60.0

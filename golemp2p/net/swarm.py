@@ -146,6 +146,14 @@ class Swarm:
             return self._one(rare or free)
         return None
 
+    def _run_from(self, index: int, most: int) -> list[int]:
+        """``index`` and those behind it that nobody was asked for, when there are no peers to divide them with."""
+        run = [index]
+        while not self._peers and len(run) < most and run[-1] + 1 in self._missing and run[-1] + 1 not in self._asked:
+            run.append(run[-1] + 1)
+            self._asked[run[-1]] = trio.current_time()
+        return run
+
     def _share_of(self, index: int) -> PeerId:
         """Whose chunk it is to get from the owner, among those who are not done."""
         fetchers = (self._me, *(peer for peer, has in self._peers.items() if not has.full))
@@ -179,14 +187,18 @@ class Swarm:
     async def _drain_owner(self) -> None:
         wire = await self._open_wire(self._owner)
         try:
+            most = 1
             while self._missing:
                 index = self._for_owner()
                 if index is None:
                     await self._pause()
                     continue
-                if not await self._get(wire, index):
+                run, asked_s = self._run_from(index, most), trio.current_time()
+                if not await self._get(wire, run):
                     raise RemoteProtocolError(f"{self._owner} sent a chunk that does not fit its own hash")
-                self.owner_bytes += self._partial.length(index)
+                self.owner_bytes += sum(map(self._partial.length, run))
+                quick = trio.current_time() - asked_s < limits.SHARE_RUN_S
+                most = min(2 * most, limits.SHARE_RUN_CHUNKS) if quick else max(most // 2, 1)
         finally:
             await wire.stream.aclose()
 
@@ -220,7 +232,7 @@ class Swarm:
                 await self._pause()
                 continue
             with trio.move_on_after(limits.SHARE_CHUNK_TIMEOUT_S) as slow:
-                right = await self._get(wire, index)
+                right = await self._get(wire, [index])
             if slow.cancelled_caught:
                 raise DeadlineError(f"{peer} took more than {limits.SHARE_CHUNK_TIMEOUT_S:g} s for a chunk")
             if not right:
@@ -238,28 +250,30 @@ class Swarm:
                     raise RemoteProtocolError(f"a data answer says {str(other)[:100]} for have")
         raise DeadlineError("no answer to have")
 
-    async def _get(self, wire: Wire, index: int) -> bool:
-        """Fetch, check and keep one chunk; False when it is wrong."""
-        length, done = self._partial.length(index), False
+    async def _get(self, wire: Wire, run: list[int]) -> bool:
+        """Fetch, check and keep chunks that follow each other; False when one is wrong."""
+        length, left = sum(map(self._partial.length, run)), list(run)
         try:
-            await wire.send(encode_header(["get", self._alg, self._digest, index * CHUNK_BYTES, length]))
+            await wire.send(encode_header(["get", self._alg, self._digest, run[0] * CHUNK_BYTES, length]))
             match await wire.answer():
                 case [int(size)] if size == self._partial.size_bytes:
                     pass
                 case other:
                     raise RemoteProtocolError(f"a data answer says {str(other)[:100]} for a chunk")
-            done = await wire.chunk(length, partial(self._partial.put, index))
-        finally:
-            if not done:
+            for index in run:
+                if not await wire.chunk(self._partial.length(index), partial(self._partial.put, index)):
+                    return False
+                left.remove(index)
                 self._asked.pop(index, None)
+                if index in self._missing:  # two may have brought it
+                    self._missing.discard(index)
+                    self._tell_progress()
                 self._wake()
-        if not done:
-            return False
-        if index in self._missing:  # two may have brought it
-            self._missing.discard(index)
-            self._tell_progress()
-        self._asked.pop(index, None)
-        self._wake()
+        finally:
+            for index in left:
+                self._asked.pop(index, None)
+            if left:
+                self._wake()
         return True
 
     async def _pause(self) -> None:
