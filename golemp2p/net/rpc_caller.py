@@ -70,6 +70,7 @@ class _Link:
         self.writer = FrameWriter(stream)
         self.pending: dict[int, _Pending] = {}
         self.broken: NetworkError | None = None
+        self.used_at = trio.current_time()
         self._next_id = 0
 
     def new_id(self) -> int:
@@ -146,6 +147,7 @@ class _Link:
             yield pending
         finally:
             del self.pending[request.id]
+            self.used_at = trio.current_time()
             if sent and not pending.done and self.broken is None:
                 with suppress(NetworkError):  # then it is cancelled anyway
                     self.writer.send_now(encode(Cancel(request.id)))
@@ -163,9 +165,19 @@ class Caller:
             self._nursery = nursery
             try:
                 task_status.started()
-                await trio.sleep_forever()
+                while True:
+                    await trio.sleep(limits.RPC_IDLE_S / 4)
+                    await self._close_idle()
             finally:
                 self._nursery = None
+
+    async def _close_idle(self) -> None:
+        """A stream without a call for a while is closed: else it would keep a relayed connection alive for ever."""
+        before = trio.current_time() - limits.RPC_IDLE_S
+        for key, link in list(self._links.items()):
+            if not link.pending and link.used_at < before:
+                del self._links[key]  # the next call opens another
+                await link.stream.reset()
 
     async def _link(self, peer: PeerId, protocol: str) -> _Link:
         key = (peer, protocol)

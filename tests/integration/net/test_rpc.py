@@ -254,3 +254,18 @@ async def test_more_requests_than_allowed_are_told_so(nodes: list[Network]) -> N
             await until("the surplus is refused", lambda: len(busy) == 5)
             release.set()
         assert busy == ["busy"] * 5
+
+
+async def test_a_stream_without_calls_is_closed_and_the_next_call_opens_another(
+    nodes: list[Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RPC_IDLE_S", 0.1)
+
+    async def echo(_peer: PeerId, body: dict[str, Any]) -> object:
+        return body
+
+    async with rpcs(nodes) as (one, other):
+        other.serve(PROTOCOL, {"echo": echo})
+        for number in range(2):
+            assert await one.call(nodes[1].peer_id, PROTOCOL, "echo", {"n": number}, timeout_s=60) == {"n": number}
+            await until("it is closed", lambda: not one._caller._links, 60)
