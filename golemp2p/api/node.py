@@ -19,13 +19,14 @@ from golemp2p import __version__
 from golemp2p.activity.service import ActivityService
 from golemp2p.api.agreements import agreement_of
 from golemp2p.api.auth import AppKey, AppKeys, Caller, current_caller
-from golemp2p.api.market import offer_of
+from golemp2p.api.market import demand_of, offer_of
 from golemp2p.api.metrics import PaymentGauges
 from golemp2p.api.moments import moment_of
 from golemp2p.api.openapi import TEXT, answers
+from golemp2p.api.verdicts import verdict_of
 from golemp2p.config import Settings
-from golemp2p.core.constraints import Terms, Ternary, evaluate, explain, match, parse
-from golemp2p.core.ids import AgreementId
+from golemp2p.core.constraints import Terms, Ternary, evaluate, parse
+from golemp2p.core.ids import AgreementId, SubscriptionId
 from golemp2p.core.properties import flatten
 from golemp2p.core.records import MarketRecord, RecordKind
 from golemp2p.errors import NotFoundError, PolicyError, UsageError
@@ -197,13 +198,29 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
 
         return JSONResponse(await _look_through(node, subnet, judge, limit))
 
-    @router.post("/golemp2p/v1/explain", response_model=list[rest.OfferVerdict])
+    @router.get("/golemp2p/v1/demands", response_model=list[market_rest.Demand])
+    async def demands(_caller: Me) -> Response:
+        """The live demands of all agents of this node."""
+        own = node.market.subscriptions.all(RecordKind.DEMAND)
+        return JSONResponse([demand_of(subscription.record).to_json() for subscription in own])
+
+    @router.post("/golemp2p/v1/explain", response_model=list[rest.OfferVerdict], responses=answers(404))
     async def explain_demand(body: rest.DemandTerms, _caller: Me) -> Response:
-        """For each live offer (a thousand at most): whether it matches this demand, and what keeps it from it."""
-        demand = Terms(flatten(body.properties), body.constraints)
-        subnet = str(demand.properties.get("golem.node.debug.subnet", node.settings.net.subnet))
-        lines = await _look_through(node, subnet, lambda offer: _explain(demand, offer).to_json(), MAX_OFFERS_SHOWN)
-        return JSONResponse(lines)
+        """For each live offer (a thousand at most): whether it matches this demand, and what keeps it from an
+        agreement."""
+        if body.demand_id is not None:
+            own = node.market.subscriptions.get(SubscriptionId(body.demand_id), RecordKind.DEMAND).record
+            demand, subnet = own.terms, own.subnet
+        else:
+            demand = Terms(flatten(body.properties), body.constraints)
+            subnet = str(demand.properties.get("golem.node.debug.subnet", node.settings.net.subnet))
+        parse(demand.constraints)
+        outcomes = node.market.negotiation.outcomes
+
+        def told(offer: MarketRecord) -> dict[str, object]:
+            return verdict_of(demand, offer, outcomes.of(offer.id)).to_json()
+
+        return JSONResponse(await _look_through(node, subnet, told, MAX_OFFERS_SHOWN))
 
     @router.get(
         "/golemp2p/v1/agreements/{agreement}",
@@ -260,20 +277,6 @@ async def _look_through(
             if len(found) == limit:
                 break
     return found
-
-
-def _explain(demand: Terms, offer: MarketRecord) -> rest.OfferVerdict:
-    theirs = explain(parse(demand.constraints), offer.properties)
-    ours = explain(parse(offer.constraints), demand.properties)
-    return rest.OfferVerdict(
-        offer_id=offer.id,
-        provider_id=offer.address,
-        provider_name=str(offer.properties.get("golem.node.id.name", "")),
-        result=match(demand, offer.terms).value,
-        demand_clauses=list(theirs.clauses),
-        offer_clauses=list(ours.clauses),
-        unresolved=[*theirs.unresolved, *ours.unresolved],
-    )
 
 
 def _key_routes(router: APIRouter, node: NodeContext) -> None:

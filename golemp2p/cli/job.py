@@ -322,6 +322,7 @@ async def _execute(order: Order, golem: Golem, progress: _Progress) -> TaskResul
             timeout_s=order.timeout_s,
             task_timeout_s=order.timeout_s,
             offers_timeout_s=order.wait_s,
+            on_waiting=lambda why: say(f"golemp2p: still waiting: {why}"),
         )
         result = await anext(results)
         progress.say("waiting for the bill")

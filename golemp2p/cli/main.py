@@ -13,6 +13,7 @@ from golemp2p.cli import (
     app_key,
     audit,
     bootnode,
+    explain,
     explore,
     image,
     init,
@@ -56,6 +57,7 @@ init.add_to(app)
 run.add_to(app)
 bootnode.add_to(app)
 explore.add_to(app)
+explain.add_to(app)
 match.add_to(app)
 localnet.add_to(app)
 verify.add_to(app)

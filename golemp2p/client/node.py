@@ -55,6 +55,16 @@ class NodeApi:
         found = await self._session.request("POST", f"{_PREFIX}/explain", json=body)
         return [rest.OfferVerdict.model_validate(line) for line in found]
 
+    async def demands(self) -> list[market_rest.Demand]:
+        """The live demands of all agents of the node."""
+        found = await self._session.request("GET", f"{_PREFIX}/demands")
+        return [market_rest.Demand.model_validate(demand) for demand in found]
+
+    async def explain_demand(self, demand_id: str) -> list[rest.OfferVerdict]:
+        """As :meth:`explain`, of one of the node's own demands."""
+        found = await self._session.request("POST", f"{_PREFIX}/explain", json={"demandId": demand_id})
+        return [rest.OfferVerdict.model_validate(line) for line in found]
+
     async def agreement(self, agreement: str) -> dict[str, Any]:
         """The agreement with its signed bytes and both signatures."""
         return dict(await self._session.request("GET", f"{_PREFIX}/agreements/{agreement}"))

@@ -216,6 +216,7 @@ class Agreements:
                 agreement.provider, PROTOCOL, "agree", body.to_wire(), timeout_s=limits.MARKET_RPC_TIMEOUT_S
             )
         except GolemError as exc:
+            self._negotiation.outcomes.failed(agreement.offer_id, exc)
             reason = {"message": f"the provider did not take the agreement: {exc.message}"}
             try:  # a UsageError says that the provider stored nothing; after any other error it may have
                 await self._end(agreement_id, AgreementEvent.CANCEL, reason, tell=not isinstance(exc, UsageError))
@@ -401,6 +402,7 @@ class Agreements:
         if agreement.provider_signature == body.signature:
             return {}  # sent again; it may even have been terminated since
         await self._approved(agreement.id, body.signature)
+        self._negotiation.outcomes.succeeded(agreement.offer_id)
         return {}
 
     async def on_reject(self, peer: PeerId, raw: dict[str, Any]) -> object:
@@ -484,6 +486,8 @@ class Agreements:
             self._approving.pop(agreement_id, None)
             self._confirmed.pop(agreement_id, None)
         if agreement.role is Role.REQUESTOR:
+            if event is AgreementEvent.REJECT:
+                self._negotiation.outcomes.refused(agreement.offer_id, reason)
             self._negotiation.start_over(agreement.demand_id, agreement.offer_id)
 
     async def _store(
@@ -565,6 +569,7 @@ class Agreements:
                 elif agreement.role is Role.REQUESTOR:
                     if now - self._confirmed.get(agreement.id, self._started) > limits.AGREEMENT_APPROVE_TIMEOUT_S:
                         reason = {"message": "the provider did not answer"}
+                        self._negotiation.outcomes.failed(agreement.offer_id, DeadlineError(reason["message"]))
                         await self._end(agreement.id, AgreementEvent.CANCEL, reason, tell=True)
                 elif agreement.provider_signature and self._approving.get(agreement.id, (0.0, 0.0))[0] <= now:
                     nursery.start_soon(self._approve_again, agreement)

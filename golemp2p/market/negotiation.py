@@ -28,6 +28,7 @@ from golemp2p.errors import (
     UsageError,
 )
 from golemp2p.market.book import OrderBook
+from golemp2p.market.outcomes import Outcomes
 from golemp2p.market.subscriptions import ProposalReceived, ProposalRejected, Subscription, Subscriptions
 from golemp2p.market.sync import RecordSync
 from golemp2p.net.rpc import Rpc
@@ -63,6 +64,7 @@ class Negotiation:
         self._rpc = rpc
         self._me = me
         self._clock = clock
+        self.outcomes = Outcomes(clock)
         self._proposals: dict[ProposalId, Proposal] = {}
         self._of_peer: dict[PeerId, dict[ProposalId, None]] = {}  # made by countering, oldest first
         self._offered: dict[SubscriptionId, set[SubscriptionId]] = {}  # demand -> offers with a proposal out
@@ -253,6 +255,8 @@ class Negotiation:
             if isinstance(exc, NetworkError) and now is not None and now.state is not ProposalState.DRAFT:
                 return ours.id  # its answer came before the acknowledgement could
             # The peer did not take it: the proposal can be tried again.
+            if isinstance(exc, GolemError) and kind is RecordKind.DEMAND:
+                self.outcomes.failed(theirs.counterpart, exc)
             self._drop(ours.id)
             if self._subscriptions.find(subscription_id) is not None:
                 self._put(theirs)
@@ -348,6 +352,7 @@ class Negotiation:
         if proposal.state is not ProposalState.DRAFT:
             return {}
         self._put(proposal.after(ProposalEvent.REJECT, reason=str(body.reason.get("message", ""))))
+        self.outcomes.refused(proposal.counterpart, body.reason)
         own = self._subscriptions.find(proposal.subscription)
         if own is not None:
             own.events.put(ProposalRejected(proposal.id, body.reason, self._clock()))

@@ -19,7 +19,7 @@ from golemp2p.core.money import format_amount, parse_amount
 from golemp2p.errors import GolemError, UsageError
 from golemp2p.sdk.contracts import Attempt, Contract
 from golemp2p.sdk.errors import BudgetError
-from golemp2p.sdk.hiring import Terms
+from golemp2p.sdk.hiring import Terms, log_waiting
 from golemp2p.sdk.job import Job, JobOptions, Worker
 from golemp2p.sdk.log import get_logger
 from golemp2p.sdk.offers import both
@@ -203,6 +203,7 @@ class Golem:
         max_attempts: int = 3,
         max_price_per_hour: str | Decimal | None = None,
         offers_timeout_s: float = 10.0,
+        on_waiting: Callable[[str], None] = log_waiting,
     ) -> Results[D, R]:
         """Run ``worker`` over all ``tasks`` at up to ``max_workers`` providers; results in the order they are done.
 
@@ -210,7 +211,8 @@ class Golem:
         whose provider fails goes to another, and the provider is not asked again in this session. Iterating raises
         NoOffersError (nobody could be hired for ``offers_timeout_s``), BudgetError, DeadlineError (``timeout_s``), and
         whatever the worker function raised that is no GolemError. ``max_price_per_hour``: GLM for an hour of one busy
-        CPU, the start price included; dearer offers are passed over.
+        CPU, the start price included; dearer offers are passed over. ``on_waiting`` is told why nobody could be hired
+        yet, after ten seconds and then every minute; without it that is logged.
         """
         if max_workers < 1 or max_attempts < 1 or not timeout_s > 0 or not task_timeout_s > 0:
             raise UsageError("max_workers, max_attempts, timeout_s and task_timeout_s must be more than 0")
@@ -254,7 +256,7 @@ class Golem:
             worker,
             tasks,
             payload,
-            JobOptions(max_workers, timeout_s, task_timeout_s, max_attempts),
+            JobOptions(max_workers, timeout_s, task_timeout_s, max_attempts, on_waiting),
             payments=self._payments,
             terms=terms,
             avoided=self._avoided,

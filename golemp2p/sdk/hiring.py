@@ -40,6 +40,10 @@ class Terms:
     session_id: str
 
 
+def log_waiting(why: str) -> None:
+    log.warning("waiting_for_a_provider", why=why)
+
+
 @dataclass(order=True)
 class _Candidate:
     rank: tuple[int, str]
@@ -70,6 +74,7 @@ class Hiring:
         room: Callable[[], int],
         avoided: set[str],
         news: News,
+        on_waiting: Callable[[str], None],
     ) -> None:
         self._client = client
         self._terms = terms
@@ -79,6 +84,7 @@ class Hiring:
         self._room = room
         self._avoided = avoided
         self._news = news
+        self._on_waiting = on_waiting
         self._demand = ""
         self._candidates: list[_Candidate] = []
         self._answers: dict[str, Proposal | str] = {}  # our proposal -> the provider's draft, or why it refused
@@ -94,6 +100,7 @@ class Hiring:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._listen)
+                group.start_soon(self._explain_waiting)
                 await self._keep_hiring(group)
         finally:
             with anyio.move_on_after(limits.SDK_CLOSE_TIMEOUT_S, shield=True):
@@ -121,6 +128,23 @@ class Hiring:
                 raise await self._nobody()
             with anyio.move_on_after(left_s):
                 await news.wait()
+
+    async def _explain_waiting(self) -> None:
+        """While work waits and nobody does it: why."""
+        waited_s, asked_s = 0.0, limits.SDK_EXPLAIN_AFTER_S
+        while True:
+            await anyio.sleep(1)
+            waited_s = 0.0 if self._working() or not self._wanted() else waited_s + 1
+            if waited_s == 0:
+                asked_s = limits.SDK_EXPLAIN_AFTER_S
+            elif waited_s >= asked_s:
+                asked_s = waited_s + limits.SDK_EXPLAIN_AGAIN_S
+                try:
+                    verdicts = await self._client.node.explain(self._terms.properties, self._terms.constraints)
+                except GolemError as exc:
+                    log.info("waiting_not_explained", error=exc.message)
+                else:
+                    self._on_waiting(why_no_offers(verdicts, self.problems, waited_s=waited_s))
 
     def _affordable(self) -> bool:
         """The cheapest candidate, beside those that work or are being negotiated with."""

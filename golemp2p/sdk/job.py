@@ -48,6 +48,7 @@ class JobOptions:
     timeout_s: float
     task_timeout_s: float
     max_attempts: int
+    on_waiting: Callable[[str], None]
 
 
 class Job(Generic[D, R]):
@@ -163,6 +164,7 @@ class Job(Generic[D, R]):
             room=lambda: self._payments.room,
             avoided=self._avoided,
             news=self._news,
+            on_waiting=self._options.on_waiting,
         )
         try:
             await hiring.run()

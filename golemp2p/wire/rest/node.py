@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from golemp2p.core.properties import Properties
-from golemp2p.wire.rest.base import RestModel
+from golemp2p.wire.rest.base import RestModel, Timestamp
 from golemp2p.wire.rest.market import Agreement
 
 # golem-js refuses to talk to a yagna older than 0.15.2; this is the version whose API we serve.
@@ -112,12 +112,28 @@ class RuntimeInfo(RestModel):
 
 
 class DemandTerms(RestModel):
+    """A demand that is not published, or (``demand_id``) one of this node's own."""
+
     properties: dict[str, Any] = Field(default_factory=dict)
     constraints: str = "()"
+    demand_id: str | None = None
+
+
+class LastAttempt(RestModel):
+    """What became of the last attempt at an offer; ``code`` is the provider's own, or of our error."""
+
+    at: Timestamp
+    cause: str
+    code: str
+    message: str
 
 
 class OfferVerdict(RestModel):
-    """Why an offer matches a demand or not; clauses are of the side that has them."""
+    """Why an offer matches a demand or not; clauses are of the side that has them.
+
+    ``cause``: runtime, subnet, isolation, capacity, price, payment, clause, provider-rule, unreachable, refused or
+    none; ``has``: what the other side says where a clause fails; ``price_per_hour``: GLM, of one busy thread.
+    """
 
     offer_id: str
     provider_id: str
@@ -126,6 +142,10 @@ class OfferVerdict(RestModel):
     demand_clauses: list[str]
     offer_clauses: list[str]
     unresolved: list[str]
+    cause: str = "none"
+    has: list[str] = Field(default_factory=list)
+    last_attempt: LastAttempt | None = None
+    price_per_hour: float | None = None
 
 
 class NewAppKey(RestModel):
