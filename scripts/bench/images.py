@@ -3,7 +3,7 @@
 A requestor and its providers, each a process of its own on loopback, libp2p with DHT. Measured side by side: the time
 until one provider has the image, the time until three that begin at the same moment have it, and what that cost the
 requestor. Loopback has no thin lines, so ``--uplink`` (MB/s, 0: none) holds the requestor's sending back as a real
-line would; without it the processor is the limit, and three copies on few cores take three times one.
+line would (no bulk lanes then); without it the processor is the limit, and three copies on few cores take their time.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ async def requestor(image: Path, store: Path, uplink: float) -> None:
     from golemp2p.identity.keys import NodeKey
     from golemp2p.net.config import NetConfig
     from golemp2p.net.data import DataService
+    from golemp2p.net.lanes import Lanes
     from golemp2p.net.libp2p import open_libp2p_network
     from golemp2p.storage.content import ContentStore
 
@@ -67,7 +68,10 @@ async def requestor(image: Path, store: Path, uplink: float) -> None:
             protocol,
             lambda stream: handler(ThinStream(stream, line)),
         )
-        data = DataService(network, ContentStore(store))
+        lanes = None if uplink else Lanes(network)  # the thin line is of libp2p's streams
+        if lanes is not None:
+            await nursery.start(lanes.run)
+        data = DataService(network, ContentStore(store), lanes=lanes)
         content = await data._store.add_file(image)
         data.serve()
         nursery.start_soon(data.sharing.run)
@@ -78,17 +82,21 @@ async def requestor(image: Path, store: Path, uplink: float) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def provider(owner: str, address: str, digest: str, store: Path, shared: bool) -> None:
+async def provider(owner: str, address: str, digest: str, store: Path, shared: bool, by_lane: bool) -> None:
     from golemp2p.core.ids import PeerId
     from golemp2p.identity.keys import NodeKey
     from golemp2p.net.config import NetConfig
     from golemp2p.net.data import DataService
+    from golemp2p.net.lanes import Lanes
     from golemp2p.net.libp2p import open_libp2p_network
     from golemp2p.storage.content import ContentStore
 
     config = NetConfig(bootstrap=(address,))
     async with open_libp2p_network(NodeKey.generate(), config) as network, trio.open_nursery() as nursery:
-        data = DataService(network, ContentStore(store))
+        lanes = Lanes(network) if by_lane else None
+        if lanes is not None:
+            await nursery.start(lanes.run)
+        data = DataService(network, ContentStore(store), lanes=lanes)
         data.serve()
         nursery.start_soon(data.sharing.run)
         await network.connect(address)
@@ -130,7 +138,7 @@ def measure(image: Path, folder: Path, providers: int, uplink: float, shared: bo
         facts = hear(source)
         place = facts["peer"], facts["address"], facts["digest"]
         for number in range(providers):
-            arguments = ("provider", *place, str(folder / f"provider-{number}"), str(int(shared)))
+            arguments = ("provider", *place, str(folder / f"provider-{number}"), str(int(shared)), str(int(not uplink)))
             others.append(start(*arguments))
         for other in others:
             hear(other)
@@ -154,8 +162,8 @@ def main() -> int:
         trio.run(requestor, Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))
         return 0
     if sys.argv[1:2] == ["provider"]:
-        owner, address, digest, store, mode = sys.argv[2:7]
-        trio.run(provider, owner, address, digest, Path(store), mode == "1")
+        owner, address, digest, store, mode, lanes = sys.argv[2:8]
+        trio.run(provider, owner, address, digest, Path(store), mode == "1", lanes == "1")
         return 0
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=100)
