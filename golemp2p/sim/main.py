@@ -69,8 +69,8 @@ def _run(options: argparse.Namespace, name: str) -> Result:
             def progress(world: World) -> None:
                 sample = world.measures.samples[-1]
                 news = (
-                    f"{sample.at_s:.0f} s, {sample.nodes} nodes, {sample.known_share:.0%} of {sample.live_offers} offers"
-                    f" known, {sample.agreements} agreements, {sample.tasks} tasks"
+                    f"{sample.at_s:.0f} s, {sample.nodes} nodes, {sample.known_share:.0%} of {sample.live_offers}"
+                    f" offers known, {sample.agreements} agreements, {sample.tasks} tasks"
                 )
                 bar.update(task, completed=sample.at_s, news=news)
 

@@ -143,8 +143,8 @@ class SimRpc(Rpc):
         self._serving[caller] += 1
         try:
             with trio.fail_after(timeout_s):
-                packed_answer: bytes = msgpack.packb(await handler(caller, msgpack.unpackb(packed)))
-            return packed_answer
+                answer = await handler(caller, msgpack.unpackb(packed))
+            return bytes(msgpack.packb(answer))
         except trio.TooSlowError:
             return Failure(0, "deadline", f"{method} was not done within {timeout_s:g} s")
         except Exception as exc:  # noqa: BLE001 - as the real server: told to nobody but the log
@@ -177,14 +177,14 @@ class SimRpc(Rpc):
         remote = self._remote(peer)
         if peer not in self._net.connections:
             raise NetworkError(f"the {protocol} stream to {peer} broke", hint="its connection was lost")
-        send, receive = trio.open_memory_channel[tuple[bytes | None, Failure | None]](limits.RPC_STREAM_CREDIT)
+        send, receive = trio.open_memory_channel[Piece](limits.RPC_STREAM_CREDIT)
         failure: list[BaseException] = []
         broken = trio.CancelScope()
         async with trio.open_nursery() as nursery:
             with self._tied_to(peer, broken):
                 nursery.start_soon(remote._serve_stream, self, protocol, method, packed, send, broken)
                 try:
-                    yield self._items(receive, peer, method, timeout_s)
+                    yield _Items(receive, peer, method, timeout_s)
                 except (GolemError, StopAsyncIteration) as exc:  # kept out of the nursery, which would wrap it
                     failure.append(exc)
                 nursery.cancel_scope.cancel()
@@ -197,7 +197,7 @@ class SimRpc(Rpc):
         protocol: str,
         method: str,
         packed: bytes,
-        send: trio.MemorySendChannel[tuple[bytes | None, Failure | None]],
+        send: trio.MemorySendChannel[Piece],
         broken: trio.CancelScope,
     ) -> None:
         handler = self._streams.get((protocol, method))
@@ -227,23 +227,28 @@ class SimRpc(Rpc):
             return self._failure(exc, method)
         return None
 
-    async def _items(
-        self,
-        receive: trio.MemoryReceiveChannel[tuple[bytes | None, Failure | None]],
-        peer: PeerId,
-        method: str,
-        timeout_s: float,
-    ) -> AsyncIterator[Any]:
-        while True:
-            with trio.move_on_after(timeout_s) as scope:
-                data, end = await receive.receive()
-            if scope.cancelled_caught:
-                raise DeadlineError(f"{method} of {peer} was silent for {timeout_s:g} s")
-            if data is not None:
-                yield msgpack.unpackb(data)
-            elif end is None:
-                return
-            elif end.code == NetworkError.code:
-                raise NetworkError(f"the stream to {peer} broke", hint="its connection was lost")
-            else:
-                raise error_of(end)
+
+Piece = tuple[bytes | None, Failure | None]
+
+
+class _Items:
+    """The caller's end of a stream method."""
+
+    def __init__(self, receive: trio.MemoryReceiveChannel[Piece], peer: PeerId, method: str, timeout_s: float) -> None:
+        self._receive, self._peer, self._method, self._timeout_s = receive, peer, method, timeout_s
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        with trio.move_on_after(self._timeout_s) as scope:
+            data, end = await self._receive.receive()
+        if scope.cancelled_caught:
+            raise DeadlineError(f"{self._method} of {self._peer} was silent for {self._timeout_s:g} s")
+        if data is not None:
+            return msgpack.unpackb(data)
+        if end is None:
+            raise StopAsyncIteration
+        if end.code == NetworkError.code:
+            raise NetworkError(f"the stream to {self._peer} broke", hint="its connection was lost")
+        raise error_of(end)

@@ -13,7 +13,7 @@ RUNS = [
     ("partition-heal", 12, 2),
     ("provider-crash", 10, 3),
     ("requestor-crash", 8, 4),
-    ("free-riders", 12, 5),
+    ("free-riders", 10, 5),
     ("chain-outage", 8, 6),
     ("offer-spam", 14, 7),
 ]
@@ -29,6 +29,8 @@ def test_all_properties_hold(name: str, nodes: int, seed: int) -> None:
     assert result.problems == [], f"again with: scripts/simulate {name} --nodes {nodes} --seed {seed}"
     assert result.measures.paid > 0
     assert result.counts["task"] > 0
+    if name == "free-riders":  # served no longer than their providers wait for an acceptance
+        assert result.counts["provider-ends"] > 0
 
 
 def test_a_service_that_pays_twice_is_found_out() -> None:
@@ -43,9 +45,3 @@ def test_a_service_that_pays_twice_is_found_out() -> None:
 
     result = simulate(load("first-offers").scaled(8), prepare=prepare)
     assert any("paid twice or too much" in problem for problem in result.problems), result.problems
-
-
-def test_a_free_rider_is_served_no_longer_than_its_provider_waits_for_a_bill() -> None:
-    result = _run("free-riders", 12, 9)
-    assert result.counts["provider-ends"] > 0
-    assert result.problems == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -28,12 +29,13 @@ SCENARIO = 'name = "t"\nuntil_s = 0\n[[providers]]\ncount = 1\n[[requestors]]\nc
 
 
 @pytest.fixture
-async def world(autojump_clock: Any) -> World:
+async def world() -> AsyncIterator[World]:
     made = World(parse(SCENARIO, "test"))
     for node in made.nodes:
         node.has_payments = True
         node.disk.run(lambda c: None)
-    return made
+    yield made
+    made.disks.close()
 
 
 def _provider(world: World) -> SimNode:
@@ -112,7 +114,7 @@ async def test_what_stays_owed_is_seen(world: World) -> None:
     assert "accepted and not paid" in world.checks.problems[0]
 
 
-async def test_two_final_states_are_seen_after_the_sync_bound(world: World) -> None:
+async def test_two_final_states_are_seen_after_the_sync_bound(autojump_clock: Any, world: World) -> None:
     agreement = make_agreement(_requestor(world).key, _provider(world).key)
     world.checks.on_agreement(_requestor(world), replace(agreement, state=AgreementState.CANCELLED))
     other_side = replace(agreement, state=AgreementState.TERMINATED, role=Role.PROVIDER)
@@ -124,7 +126,9 @@ async def test_two_final_states_are_seen_after_the_sync_bound(world: World) -> N
     assert "two final states" in world.checks.problems[0]
 
 
-async def test_an_agreement_that_ended_on_one_side_only_is_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_agreement_that_ended_on_one_side_only_is_seen(
+    autojump_clock: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(SimNode, "alive", True)
     agreement = make_agreement(_requestor(world).key, _provider(world).key)
     world.checks.on_agreement(_requestor(world), replace(agreement, state=AgreementState.TERMINATED))

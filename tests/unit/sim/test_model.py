@@ -1,3 +1,4 @@
+import pytest
 import trio
 
 from golemp2p.sim.clock import VirtualClock
@@ -24,10 +25,9 @@ def test_deliveries_come_in_the_order_of_their_times_and_then_of_their_sending()
     async def run() -> None:
         deliveries = Deliveries()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(deliveries.run)
-            await trio.testing.wait_all_tasks_blocked()
             for tick, what in ((30, "late"), (10, "first"), (10, "second"), (20, "between")):
                 deliveries.at(tick, hear, what, None)
+            nursery.start_soon(deliveries.run)
             await trio.sleep(1.0)
             nursery.cancel_scope.cancel()
 
@@ -59,12 +59,8 @@ async def test_a_disk_at_rest_has_what_was_written_and_a_crashed_machine_writes_
     disk.park()
     assert await storage.run(lambda c: c.exec_driver_sql("SELECT x FROM kept").scalar()) == 7
     storage.crashed = True
-    try:
+    with pytest.raises(StorageError):
         await storage.run(lambda c: c.exec_driver_sql("INSERT INTO kept VALUES (8)"))
-    except StorageError:
-        pass
-    else:
-        raise AssertionError("a crashed machine wrote")
     assert disk.read(lambda c: c.exec_driver_sql("SELECT count(*) FROM kept").scalar()) == 1
     disks.close()
 
@@ -76,12 +72,10 @@ async def test_a_failed_job_leaves_nothing_behind() -> None:
 
     def fail(connection: object) -> None:
         connection.exec_driver_sql("INSERT INTO kept VALUES (1)")  # type: ignore[attr-defined] # an sqlalchemy one
-        raise ValueError
+        raise ValueError("planted")
 
-    try:
+    with pytest.raises(ValueError, match="planted"):
         disk.run(fail)
-    except ValueError:
-        pass
     assert disk.read(lambda c: c.exec_driver_sql("SELECT count(*) FROM kept").scalar()) == 0
     disks.close()
 
