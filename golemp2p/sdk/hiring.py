@@ -14,7 +14,7 @@ from golemp2p import limits
 from golemp2p.client import NodeClient
 from golemp2p.core.money import Amount, format_amount
 from golemp2p.core.properties import Properties
-from golemp2p.errors import GolemError, RemoteError
+from golemp2p.errors import GolemError, NetworkError, RemoteError
 from golemp2p.sdk.errors import BudgetError, NoOffersError
 from golemp2p.sdk.log import get_logger
 from golemp2p.sdk.news import News
@@ -226,6 +226,8 @@ class Hiring:
             log.info("negotiation_failed", provider=provider, error=why)
             # The market offers the pair again at once; a provider that refuses must not be asked in a tight loop.
             await anyio.sleep(limits.SDK_RETRY_S)
+            if isinstance(exc, NetworkError) and self._refusals[provider] < limits.SDK_MAX_REFUSALS:
+                heapq.heappush(self._candidates, candidate)  # nobody heard of it: the same proposal can be answered
         else:
             self._hire(agreement, candidate.price)
         finally:

@@ -7,15 +7,16 @@ specification of dnsaddr).
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import dns.asyncresolver
-import dns.exception
 import structlog
 import trio
 
 from golemp2p import limits
 from golemp2p.errors import NetworkError, UsageError
+
+if TYPE_CHECKING:
+    import dns.asyncresolver
 
 log = structlog.get_logger(__name__)
 _NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -42,6 +43,8 @@ async def resolve_dnsaddr(text: str, resolver: dns.asyncresolver.Resolver | None
 
     Raises UsageError (malformed), NetworkError (no such name, no server answers, nothing usable in it).
     """
+    import dns.asyncresolver  # with it comes half of the web
+
     resolver = resolver or dns.asyncresolver.Resolver()
     found: dict[str, None] = {}
     parse_dnsaddr(text)
@@ -72,6 +75,8 @@ async def resolve_dnsaddr(text: str, resolver: dns.asyncresolver.Resolver | None
 
 
 async def _entries(name: str, resolver: dns.asyncresolver.Resolver) -> list[str]:
+    import dns.exception
+
     try:
         answer = await resolver.resolve(f"_dnsaddr.{name}", "TXT", lifetime=limits.DNSADDR_TIMEOUT_S)
     except dns.exception.DNSException as exc:

@@ -52,7 +52,12 @@ async def name_server(names: Mapping[str, list[str]]) -> AsyncIterator[dns.async
 
 async def test_a_name_gives_its_addresses_and_those_of_the_names_that_it_refers_to() -> None:
     names = {
-        "_dnsaddr.boot.example.org": [f"dnsaddr={ONE}", "dnsaddr=/dnsaddr/eu.example.org", "dnsaddr=/dnsaddr/a b", "v=spf1 -all"],
+        "_dnsaddr.boot.example.org": [
+            f"dnsaddr={ONE}",
+            "dnsaddr=/dnsaddr/eu.example.org",
+            "dnsaddr=/dnsaddr/a b",
+            "v=spf1 -all",
+        ],
         "_dnsaddr.eu.example.org": [f"dnsaddr={TWO}", f"dnsaddr={ONE}", "dnsaddr=/dnsaddr/boot.example.org"],
     }
     async with name_server(names) as resolver:

@@ -29,7 +29,7 @@ from golemp2p.core.receipt import Receipt, verify_receipt
 from golemp2p.core.records import RecordKind, make_record, subscription_id_of, verify_record
 from golemp2p.errors import GolemError, RemoteProtocolError
 from golemp2p.market.agreements import signature_ok
-from golemp2p.market.sync import _decode
+from golemp2p.market.comparing import records_body
 from golemp2p.net.record import seal, unseal
 from golemp2p.payment.messages import document_message, document_of, notice_message, notice_of, parse
 from golemp2p.storage.market import agreement_from_parts
@@ -88,13 +88,13 @@ def record(kind: RecordKind) -> Case:
 
     def check(data: bytes) -> None:
         body = unpack(data, "record")  # of a page of records, whose own fields are not signed
-        (found,) = _decode(msgpack.packb({"records": [body], "more": False}))
-        verify_record(found, DOMAIN, now=NOW)
+        (found,) = records_body({"records": [body], "more": False}).records
+        verify_record(found.record(), DOMAIN, now=NOW)
 
     return Case(
         msgpack.packb(RecordBody.of(made).to_wire()),
         check,
-        "record|gossip message|terms|PeerId|[Ss]ignature|property|withdrawal",
+        "record|malformed records|terms|PeerId|[Ss]ignature|property|withdrawal",
     )
 
 

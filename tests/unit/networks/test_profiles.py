@@ -17,8 +17,8 @@ from golemp2p.errors import UsageError
 from golemp2p.networks import NetworkEntry, builtin_names, merge
 from golemp2p.networks.schema import check_address, check_url, checksummed
 from golemp2p.node import payment_networks
-from golemp2p.wiring import domain_of
 from golemp2p.payment.networks import PaymentNetwork, of_profile
+from golemp2p.wiring import domain_of
 
 TOKEN = "0x" + "11" * 20
 
