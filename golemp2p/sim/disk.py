@@ -1,7 +1,7 @@
 """Disks of simulated nodes: real SQLite databases in memory, of which only the latest used are open.
 
-A database at rest is its compressed bytes, some 10 kB, so ten thousand nodes fit into one process. What a job wrote is
-"on disk" when the job ends; a machine that crashes keeps exactly that.
+A database at rest is its pages that an empty one has not, so ten thousand nodes fit into one process. What a job wrote
+is "on disk" when the job ends; a machine that crashes keeps exactly that.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 from golemp2p.storage.engine import Job, Storage, StorageError, StorageStatistics, T
 from golemp2p.storage.engine import _empty_database as empty_database
 
+PAGE_BYTES = 4_096  # SQLite's
 MAX_OPEN = 512  # databases; each takes about half a megabyte
 
 
@@ -35,7 +36,7 @@ class Disks:
 
     def __init__(self) -> None:
         self._open: OrderedDict[Disk, None] = OrderedDict()
-        self.empty = zlib.compress(empty_database(), 1)
+        self.empty = empty_database()
         self._current: _Kept | None = None
         self.engine = sa.create_engine("sqlite://", creator=self._connection, poolclass=NullPool)
         sa.event.listen(self.engine, "begin", _begin)
@@ -72,7 +73,7 @@ class Disk:
 
     def __init__(self, disks: Disks) -> None:
         self._disks = disks
-        self._bytes: bytes | None = None  # compressed, of a database at rest; None: nothing was ever stored
+        self._bytes: bytes | None = None  # of a database at rest; None: nothing was ever stored
         self._database: _Kept | None = None
         self.jobs = 0
         self.is_dirty = False  # since a checker looked
@@ -80,14 +81,14 @@ class Disk:
     def _open(self) -> _Kept:
         if self._database is None:
             self._database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, factory=_Kept)
-            self._database.deserialize(zlib.decompress(self._bytes or self._disks.empty))
+            self._database.deserialize(self._image())
             self._database.execute("PRAGMA foreign_keys=ON")
         self._disks.used(self)
         return self._database
 
     def park(self) -> None:
         if self._database is not None:
-            self._bytes = zlib.compress(self._database.serialize(), 1)
+            self._bytes = _difference(self._disks.empty, self._database.serialize())
             self._database.really_close()
             self._database = None
 
@@ -100,7 +101,10 @@ class Disk:
         """Of the whole database, uncompressed."""
         if self._database is not None:
             return len(self._database.serialize())
-        return 0 if self._bytes is None else len(zlib.decompress(self._bytes))
+        return 0 if self._bytes is None else len(self._image())
+
+    def _image(self) -> bytes:
+        return self._disks.empty if self._bytes is None else _applied(self._disks.empty, self._bytes)
 
     def run(self, job: Job[T]) -> T:
         """In a transaction of its own. Raises what ``job`` raises, StorageError."""
@@ -117,6 +121,26 @@ class Disk:
         """As :meth:`run`, for who looks at it from outside of the simulation."""
         with self._disks.begin(self._open()) as connection, connection.begin():
             return job(connection)
+
+
+def _difference(empty: bytes, image: bytes) -> bytes:
+    """Compressed: the size of ``image``, and its pages that differ from those of ``empty`` with their numbers."""
+    parts = [len(image).to_bytes(8, "big")]
+    for start in range(0, len(image), PAGE_BYTES):
+        page = image[start : start + PAGE_BYTES]
+        if page != empty[start : start + PAGE_BYTES]:
+            parts += [(start // PAGE_BYTES).to_bytes(4, "big"), page]
+    return zlib.compress(b"".join(parts), 1)
+
+
+def _applied(empty: bytes, difference: bytes) -> bytes:
+    data = zlib.decompress(difference)
+    size = int.from_bytes(data[:8], "big")
+    image = bytearray(empty[:size].ljust(size, b"\0"))
+    for start in range(8, len(data), 4 + PAGE_BYTES):
+        place = PAGE_BYTES * int.from_bytes(data[start : start + 4], "big")
+        image[place : place + PAGE_BYTES] = data[start + 4 : start + 4 + PAGE_BYTES]
+    return bytes(image)
 
 
 class SimStorage(Storage):
