@@ -137,33 +137,34 @@ async def heard(node: Node) -> dict[str, float]:
     return {offer.offer_id: offer.heard.timestamp() for offer in await client_of(node).node.offers(limit=1000)}
 
 
-async def measure(count: int) -> Figures:
+async def measure(count: int, *, quick: bool = False) -> Figures:
+    idle_s, offers, pause_s = (2.0, 3, 0.3) if quick else (IDLE_S, OFFERS, 1.0)
     began = time.monotonic()
     async with network(count) as (nodes, directory, profile, stack):
         start_s = time.monotonic() - began
-        await trio.sleep(10)  # the mesh forms
+        await trio.sleep(3 if quick else 10)  # the mesh forms
         before = [sum(node.process.cpu_times()[:2]) for node in nodes]
-        await trio.sleep(IDLE_S)
-        idle = [100 * (sum(n.process.cpu_times()[:2]) - b) / IDLE_S for n, b in zip(nodes, before, strict=True)]
+        await trio.sleep(idle_s)
+        idle = [100 * (sum(n.process.cpu_times()[:2]) - b) / idle_s for n, b in zip(nodes, before, strict=True)]
         peers = statistics.mean([(await client_of(node).node.status()).peers for node in nodes])
         published: dict[str, float] = {}
-        for publisher in random.choices(nodes, k=OFFERS):
+        for publisher in random.choices(nodes, k=offers):
             offer = await client_of(publisher).market.subscribe("offers", OFFER, "()")
             published[offer] = time.time()
-            await trio.sleep(1)
-        await trio.sleep(5)
+            await trio.sleep(pause_s)
+        await trio.sleep(5 * pause_s)
         delays = []
         for node in nodes:
             delays += [max(0.0, at - published[offer]) for offer, at in (await heard(node)).items()]
         delays.sort()
-        everywhere = len(nodes) * OFFERS
+        everywhere = len(nodes) * offers
         missing = [float("inf")] * (everywhere - len(delays))
         ranked = [*delays, *missing]
         started = time.monotonic()
         late = await start_node(stack, directory, "late", profile)
         ready = time.monotonic()
         with trio.fail_after(60):
-            while len(await heard(late)) < OFFERS:  # noqa: ASYNC110 - another process's news
+            while len(await heard(late)) < offers:  # noqa: ASYNC110 - another process's news
                 await trio.sleep(0.02)
         done = time.monotonic()
         late.child.process.terminate()
@@ -193,10 +194,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sizes", nargs="*", type=int, default=[20, 50])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="few offers, a short idle time")
     parser.add_argument("--simulated", action="store_true")
     args = parser.parse_args()
     for count in args.sizes:
-        figures = trio.run(partial(measure, count))
+        figures = trio.run(partial(measure, count, quick=args.quick))
         if args.json:
             print(json.dumps(asdict(figures)), flush=True)
         else:

@@ -6,11 +6,14 @@ import importlib.resources
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -182,22 +185,29 @@ def own_node(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[list
     init, start, *rest = commands(block_with("golemp2p init"))
     run(init, environment, tmp_path)
     assert start == "golemp2p run"
-    log = tmp_path / "log"
-    with log.open("w") as errors:
+    with running(start, environment, tmp_path):
+        yield rest, environment
+
+
+@contextmanager
+def running(command: str, env: dict[str, str], directory: Path) -> Iterator[None]:
+    """A command that stays up, once it has said "ready"; interrupted in the end."""
+    log = directory / "log"
+    with log.open("a") as errors:
         node = subprocess.Popen(
-            ["golemp2p", "run"], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=errors, text=True
+            shlex.split(command), env=env, cwd=directory, stdout=subprocess.PIPE, stderr=errors, text=True
         )
         try:
             assert node.stdout is not None
             said = iter(node.stdout.readline, "")
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while next(said, "ready\n") != "ready\n":
                 assert time.monotonic() < deadline
             assert node.poll() is None, log.read_text()
-            yield rest, environment
+            yield
         finally:
             node.send_signal(signal.SIGINT)
-            node.wait(10)
+            node.wait(20)
             assert node.stdout is not None
             node.stdout.close()
 
@@ -208,6 +218,54 @@ def test_the_commands_of_a_node_work(own_node: tuple[list[str], dict[str, str]],
     for command in rest:
         run(command, env, tmp_path)
     assert "my-app" in run("golemp2p app-key list", env, tmp_path)
+
+
+def test_the_commands_for_networks_work(environment: dict[str, str], tmp_path: Path) -> None:
+    """Who made the network, and a second machine, as two data directories."""
+    environment["GOLEMP2P_REST__LISTEN"] = "127.0.0.1:0"
+    environment["GOLEMP2P_NET__LISTEN"] = '["/ip4/127.0.0.1/tcp/0"]'
+    maker = {**environment, "GOLEMP2P_DATA_DIR": str(tmp_path / "boot")}
+    other = {**environment, "GOLEMP2P_DATA_DIR": str(tmp_path / "data")}
+    create, boot, join, listed, start, status, test, explain = commands(block_with("golemp2p network create"))
+    run(create, maker, tmp_path)
+    key = tomllib.loads((tmp_path / "lab.toml").read_text())["psk"]
+    with running(boot, maker, tmp_path):
+        run("golemp2p init --auto-unlock", other, tmp_path)
+        said = run(join, other, tmp_path)
+        shown = re.search(r"```text\n(network    lab\n.*?)```", README, re.DOTALL)
+        assert shown is not None
+        pattern = re.escape(shown[1]).replace(
+            re.escape("/ip4/192.0.2.7/tcp/11155/p2p/16Uiu2HAmG1qgcUdRSx4r1VCTBNesMvRobYDKfmMHffsKj519XQ8n"), r"\S+"
+        )
+        assert re.fullmatch(pattern, said)
+        assert "* lab" in run(listed, other, tmp_path)
+        with running(start, other, tmp_path):
+            deadline = time.monotonic() + 60
+            while "peers       1\n" not in (found := run(status, other, tmp_path)):
+                assert time.monotonic() < deadline, found
+            assert "reachable" in found
+            run(test, other, tmp_path)
+            assert "no offer is known" in run(explain, other, tmp_path)
+    assert key not in (tmp_path / "log").read_text()
+
+
+def test_the_commands_for_simulations_work(environment: dict[str, str], tmp_path: Path) -> None:
+    listed, first, pictures, sweep, scale = commands(block_with("scripts/simulate --list"))
+    names = [line.split()[0] for line in run(listed, environment, ROOT).splitlines()]
+    assert len(names) == 12
+    said = run(first, environment, ROOT)
+    shown = re.search(r"```text\n(first-offers, seed 1.*?)```", README, re.DOTALL)
+    assert shown is not None
+    # Speed and memory are of the machine, all else of the seed.
+    facts = [line.split("│") for line in shown[1].splitlines() if line.startswith("│")]
+    told = [line.split("│") for line in said.splitlines() if line.startswith("│")]
+    theirs = [(f[1].strip(), f[2].strip()) for f in facts if "virtual time" not in f[1] and "memory" not in f[1]]
+    ours = [(f[1].strip(), f[2].strip()) for f in told if "virtual time" not in f[1] and "memory" not in f[1]]
+    assert ours == theirs
+    run(pictures.replace("--plot pictures", f"--plot {tmp_path / 'pictures'}"), environment, ROOT)
+    assert list((tmp_path / "pictures").glob("*.png"))
+    run(sweep, environment, ROOT)
+    assert "4 nodes: offer to 99 % in" in run(scale, environment, ROOT, timeout_s=300)
 
 
 def test_the_exit_codes_are_those_of_the_code() -> None:
