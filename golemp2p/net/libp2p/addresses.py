@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from golemp2p.errors import GolemError, NetworkError, RemoteProtocolError, Usage
 
 EXAMPLE = "like /ip4/192.0.2.7/tcp/4001/p2p/16Uiu2HA…"
 CIRCUIT: Final = "/p2p-circuit"
+_PORT: Final = re.compile("[0-9]{1,5}")  # not isdigit(): "²" is a digit to it, and none to int()
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ def parse_dial(text: str) -> tuple[PeerId, str, str, int]:
         or parts[1] not in ("ip4", "ip6", "dns", "dns4", "dns6")
         or parts[3] != "tcp"
         or parts[5] != "p2p"
-        or not parts[4].isdigit()
+        or not _PORT.fullmatch(parts[4])
         or not 0 < int(parts[4]) < 65536
     ):
-        raise UsageError(f"{text!r} is not an address of a peer", hint=EXAMPLE)
+        raise UsageError(f"{text[:512]!r} is not an address of a peer", hint=EXAMPLE)
     public_key_of(parts[6])
     return PeerId(parts[6]), parts[1], parts[2], int(parts[4])
 
@@ -67,8 +69,8 @@ async def dial_addresses(text: str) -> tuple[PeerId, list[Multiaddr]]:
         family = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}[kind]
         try:
             found = await trio.socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-        except OSError as exc:
-            raise NetworkError(f"the name {host} cannot be resolved: {exc}") from exc
+        except (OSError, UnicodeError) as exc:  # UnicodeError: no name at all, like one with an empty label
+            raise NetworkError(f"the name {host!r} cannot be resolved: {exc}") from exc
         hosts = [("ip6" if item[0] == socket.AF_INET6 else "ip4", str(item[4][0])) for item in found]
     try:
         return peer, [Multiaddr(f"/{kind}/{host}/tcp/{port}") for kind, host in hosts]
@@ -118,6 +120,11 @@ def dial_plan(texts: Sequence[str], *, own: PeerId, target: PeerId) -> tuple[lis
 def _numeric(kind: str, host: str, port: int) -> Multiaddr | None:
     """None for a name: whoever may be asked to resolve other people's names can be made to ask anybody."""
     return Multiaddr(f"/{kind}/{host}/tcp/{port}") if kind in ("ip4", "ip6") else None
+
+
+def is_numeric(address: str) -> bool:
+    """Whether dialling ``address`` asks no name server: see :func:`_numeric`."""
+    return address.startswith(("/ip4/", "/ip6/"))
 
 
 def host_of(address: str) -> str:

@@ -19,7 +19,7 @@ from golemp2p import limits
 from golemp2p.core.ids import PeerId
 from golemp2p.errors import GolemError, NetworkError
 from golemp2p.net.config import NetConfig
-from golemp2p.net.libp2p.addresses import CIRCUIT, host_of, is_local
+from golemp2p.net.libp2p.addresses import CIRCUIT, host_of, is_local, is_numeric
 from golemp2p.net.libp2p.dnsaddr import is_dnsaddr, resolve_dnsaddr
 from golemp2p.net.libp2p.exchange import PeerExchange, group_of
 from golemp2p.net.port import PeerInfo
@@ -140,7 +140,7 @@ class Neighbours:
             log.debug("no peers named", peer=peer, error=str(exc))
             return
         random.shuffle(answer)
-        self._heard = dict.fromkeys(answer)
+        self._heard = dict.fromkeys(filter(is_numeric, answer))  # hearsay must not make us ask any name server
 
     def _choose(self, connected: list[PeerInfo], most: int) -> list[str]:
         """Of what was heard: new peers, and not too many of one network."""

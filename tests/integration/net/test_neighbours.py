@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgpack
+import pytest
 import trio
 
 from golemp2p import limits
 from golemp2p.identity.keys import NodeKey
 from golemp2p.net.config import NetConfig
 from golemp2p.net.libp2p import open_libp2p_network
-from golemp2p.net.port import Network
+from golemp2p.net.libp2p.exchange import PROTOCOL
+from golemp2p.net.port import ByteStream, Network
 
 
 def connected(network: Network) -> set[str]:
@@ -54,3 +58,40 @@ async def test_a_spoilt_file_of_peers_is_no_obstacle(tmp_path: Path) -> None:
         file.write_text(text)
         async with open_libp2p_network(NodeKey.generate(), NetConfig(dht=False, peers_file=file)) as node:
             assert connected(node) == set()
+
+
+async def test_a_peer_that_names_nonsense_neither_ends_the_node_nor_makes_it_ask_a_name_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolved: list[str] = []
+
+    async def getaddrinfo(host: str, *_: object) -> list[object]:
+        resolved.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
+    asked = trio.Event()
+    async with (
+        open_libp2p_network(NodeKey.generate(), NetConfig(dht=False)) as friend,
+        open_libp2p_network(NodeKey.generate(), NetConfig(dht=False)) as liar,
+    ):
+        named = [
+            f"/ip4/127.0.0.1/tcp/²/p2p/{NodeKey.generate().peer_id}",
+            f"/ip4/127.0.0.1/tcp/1/p2p/{'1' * 60}",
+            f"/dns4/a..example/tcp/1/p2p/{NodeKey.generate().peer_id}",
+            f"/dns4/victim.example/tcp/1/p2p/{NodeKey.generate().peer_id}",
+            friend.addresses()[0],
+        ]
+
+        async def answer(stream: ByteStream) -> None:
+            await stream.write(msgpack.packb(named))
+            await stream.close_write()
+            asked.set()
+
+        liar.set_stream_handler(PROTOCOL, answer)
+        config = NetConfig(dht=False, bootstrap=(liar.addresses()[0],))
+        async with open_libp2p_network(NodeKey.generate(), config) as node:
+            await until_connected(node, 2)
+            assert asked.is_set()
+            assert connected(node) == {liar.peer_id, friend.peer_id}
+    assert resolved == []
