@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+import structlog
 import trio
 
 from golemp2p import limits
@@ -46,9 +47,10 @@ from libp2p.stream_muxer.exceptions import MuxedStreamError  # noqa: E402
 
 from golemp2p.net.libp2p.pnet import protect  # noqa: E402
 
+log = structlog.get_logger(__name__)
 VERSION: Final = "0.8.1"
 KAD_PROTOCOL: Final = "/golemp2p/kad/1"
-ALL: Final = frozenset("abcdhklpqsuvw")
+ALL: Final = frozenset("abcdhklmpqsuvw")
 # sha-256 (first 16 digits) of the source of what is replaced.
 SOURCES: Final = {
     "YamuxStream.write": "d87f74dfb53ab194",
@@ -60,6 +62,7 @@ SOURCES: Final = {
     "maybe_consume_signed_record": "11b2181c27d75df4",
     "RpcQueue.__init__": "29b912ed933ac51f",
     "Pubsub._is_subscribed_to_msg": "fb0271117bb6936e",
+    "Pubsub.push_msg": "1531483ab4d77674",
     "read_varint_prefixed_bytes_limited": "75623a1c5c4e2c39",
     "env_to_send_in_RPC": "9fea9d702c187d22",
 }
@@ -78,6 +81,7 @@ def _patched() -> dict[str, Callable[..., Any]]:
         "env_to_send_in_RPC": peerstore.env_to_send_in_RPC,
         "RpcQueue.__init__": rpc_queue.RpcQueue.__init__,
         "Pubsub._is_subscribed_to_msg": pubsub.Pubsub._is_subscribed_to_msg,
+        "Pubsub.push_msg": pubsub.Pubsub.push_msg,
         "read_varint_prefixed_bytes_limited": varint.read_varint_prefixed_bytes_limited,
     }
 
@@ -280,6 +284,22 @@ def _apply_l() -> None:
     swarm_connection.logging = logging.getLogger("libp2p.network.connection")
 
 
+# m: each gossip message is a task of gossip's own; what it raises ends gossip and with it the node. libp2p raises for a
+#    message whose sender's key is none, before any signature is looked at: anybody could end anybody's node.
+def _apply_m() -> None:
+    push = pubsub.Pubsub.push_msg
+
+    async def contained(self: Any, forwarder: Any, message: Any) -> None:
+        try:
+            await push(self, forwarder, message)
+        except Exception as exc:
+            if forwarder == self.my_id:
+                raise
+            log.debug("gossip message refused", forwarder=str(forwarder), error=repr(exc)[:200])
+
+    pubsub.Pubsub.push_msg = contained
+
+
 # p: libp2p's private networks use Salsa20 with an 8-byte nonce; everybody else's XSalsa20, as the specification says.
 def _apply_p() -> None:
     swarm.new_protected_conn = protect
@@ -329,6 +349,7 @@ _APPLY: Final[dict[str, Callable[[], None]]] = {
     "h": _apply_h,
     "k": _apply_k,
     "l": _apply_l,
+    "m": _apply_m,
     "p": _apply_p,
     "q": _apply_q,
     "s": _apply_s,
