@@ -184,10 +184,11 @@ async def measure(count: int, *, quick: bool = False) -> Figures:
         )
 
 
-def simulated(count: int) -> str:
-    """The simulator's first-offers at the same size, its summary as JSON."""
+def simulated(count: int) -> dict[str, Any]:
+    """The simulator's first-offers at the same size."""
     command = ["scripts/simulate", "first-offers", "--nodes", str(count), "--json"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=900).stdout
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900).stdout
+    return dict(json.loads(found))
 
 
 def main() -> None:
@@ -212,7 +213,15 @@ def main() -> None:
                 flush=True,
             )
         if args.simulated:
-            print(simulated(count), flush=True)
+            told = simulated(count)
+            spread, traffic = told["propagation_s"], told["per_node_hour"]
+            print(
+                f"{'':4} simulated:  offer to 99 % in {1000 * spread['p99']:.0f} ms (p50 {1000 * spread['p50']:.0f}, "
+                f"last {1000 * spread['max']:.0f}; seen {100 * told['last']['known_share']:.1f} %) | "
+                f"{sum(m for m, _ in traffic.values()):,.0f} messages, {sum(b for _, b in traffic.values()) / 1e6:.1f} MB "
+                f"for a node and hour, with its work | {told['speed']:.0f} times as fast",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
