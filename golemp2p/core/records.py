@@ -41,8 +41,12 @@ SUBNET_PROPERTY: Final = "golem.node.debug.subnet"
 _ID: Final = re.compile("([0-9a-f]{32})-([0-9a-f]{64})", re.ASCII)
 
 
-class ExpiredRecordError(RemoteProtocolError):
-    """The record's life is over. Nobody's fault: it may have been long under way."""
+class UntimelyRecordError(RemoteProtocolError):
+    """Not within the record's life, by our clock. Nobody's fault: whoever passed it on has another clock."""
+
+
+class ExpiredRecordError(UntimelyRecordError):
+    """The record's life is over; it may have been long under way."""
 
     code = "expired"
 
@@ -191,13 +195,13 @@ def make_record(
 
 
 def verify_record(record: MarketRecord, domain: Domain, *, now: float) -> None:
-    """Form, life and signature. Raises RemoteProtocolError saying which rule is broken (ExpiredRecordError: life)."""
+    """Form, life and signature. Raises RemoteProtocolError saying which rule is broken (UntimelyRecordError: life)."""
     if len(record.content) + len(record.id) + len(record.subnet) > limits.MAX_RECORD_BYTES:
         raise RemoteProtocolError(f"record {record.id[:80]} is larger than {limits.MAX_RECORD_BYTES} bytes")
     if record.expires_at <= now:
         raise ExpiredRecordError(f"record {record.id} expired {now - record.expires_at:.1f} s ago")
     if record.issued_at > now + limits.MAX_CLOCK_SKEW_S:
-        raise RemoteProtocolError(f"record {record.id} is issued {record.issued_at - now:.0f} s in the future")
+        raise UntimelyRecordError(f"record {record.id} is issued {record.issued_at - now:.0f} s in the future")
     if record.expires_at - record.issued_at > limits.RECORD_TTL_S + 1:
         raise RemoteProtocolError(f"record {record.id} lives longer than {limits.RECORD_TTL_S:.0f} s")
     nonce = _ID.fullmatch(record.id)

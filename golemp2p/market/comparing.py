@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
-from golemp2p.core.records import ExpiredRecordError, MarketRecord
+from golemp2p.core.records import MarketRecord, UntimelyRecordError
 from golemp2p.errors import RemoteProtocolError
 from golemp2p.market.book import BUCKETS, KEY_BYTES, Applied, OrderBook
 from golemp2p.net.rpc import Method, Rpc
@@ -79,7 +79,7 @@ class Comparing:
         for entry in entries:
             try:
                 changes += self._take(entry.record()) not in UNCHANGED
-            except ExpiredRecordError:
+            except UntimelyRecordError:
                 continue
             except RemoteProtocolError as exc:  # the rest may be fine
                 refused.count(entry, exc)

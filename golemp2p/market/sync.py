@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from golemp2p import limits
 from golemp2p.core.eip712 import Domain
 from golemp2p.core.ids import PeerId, SubscriptionId
-from golemp2p.core.records import ExpiredRecordError, MarketRecord, RecordKind, verify_record
+from golemp2p.core.records import MarketRecord, RecordKind, UntimelyRecordError, verify_record
 from golemp2p.errors import GolemError, PolicyError, RemoteProtocolError
 from golemp2p.market.book import Applied, OrderBook
 from golemp2p.market.comparing import UNCHANGED, Comparing
@@ -119,38 +119,77 @@ class RecordSync:
     # --- gossip ---
 
     def _validate(self, message: GossipMessage) -> Verdict:
-        """Pass on what is new here; blame who sends what is wrong. Runs before forwarding, so it applies at once."""
-        news = False
+        """Pass on what is new here; blame who sends what is wrong. Runs before forwarding, so it applies at once.
+
+        A message is passed on only when each record in it was verified, also those that are no news here: a reader who
+        finds a forged one blames us.
+        """
         try:
-            for record in self._decode(message):
-                if not self._book.is_news(record):
-                    continue
-                if not self._new.allow(_WHOLE_NODE, self._clock()):
-                    log.info("gossip_budget_spent", forwarder=message.forwarder)
-                    break
-                try:
-                    news |= self.take(record) not in UNCHANGED
-                except ExpiredRecordError:
-                    continue
+            body = _decode(message.data)
+            records = [entry.record() for entry in body.records]
+            self._check_topic(records, message.topic)
+            changes = [self._judge(record, message.forwarder) for record in records]
+            renewed = [self._renew(renewal, message) for renewal in body.renewals]
         except RemoteProtocolError as exc:
             log.info("gossip_refused", origin=message.origin, forwarder=message.forwarder, reason=str(exc))
             return Verdict.REJECT
-        return Verdict.ACCEPT if news and not self.quiet() else Verdict.IGNORE
+        if None in changes or self.quiet():
+            return Verdict.IGNORE
+        return Verdict.ACCEPT if any([*changes, *renewed]) else Verdict.IGNORE
 
-    def _decode(self, message: GossipMessage) -> list[MarketRecord]:
-        """Raises RemoteProtocolError: garbage, too many, or records of another topic."""
-        body = _decode(message.data)
-        records = [entry.record() for entry in body.records]
-        for renewal in body.renewals:
-            known = self._book.any(SubscriptionId(renewal.id))
-            if known is not None and known.kind is not RecordKind.WITHDRAWAL:
-                records.append(renewal.record(known))
-            elif known is None and self._missed.allow(message.forwarder, self._clock()):
-                self._on_peer(message.forwarder, True)
+    def _check_topic(self, records: list[MarketRecord], topic: str) -> None:
+        """Raises RemoteProtocolError."""
         for record in records:
-            if topic_of(self._domain.network, record.subnet) != message.topic:
-                raise RemoteProtocolError(f"record {record.id} of subnet {record.subnet!r} is on {message.topic!r}")
-        return records
+            if topic_of(self._domain.network, record.subnet) != topic:
+                raise RemoteProtocolError(f"record {record.id} of subnet {record.subnet!r} is on {topic!r}")
+
+    def _judge(self, record: MarketRecord, forwarder: PeerId) -> bool | None:
+        """Take a record if it is news. Whether it changed the book; None: nobody knows whether it is genuine.
+
+        Raises RemoteProtocolError: it is not.
+        """
+        if self._book.any(record.id) == record:
+            return False
+        if not self._new.allow(_WHOLE_NODE, self._clock()):
+            log.info("gossip_budget_spent", forwarder=forwarder)
+            return None
+        try:
+            if self._book.is_news(record):
+                return self.take(record) not in UNCHANGED
+        except UntimelyRecordError:
+            pass  # by our clock; the next reader's may be another
+        try:
+            verify_record(record, self._domain, now=record.issued_at)
+        except UntimelyRecordError:
+            return None  # it ends before it begins: never looked at further
+        return False
+
+    def _renew(self, renewal: RenewalBody, message: GossipMessage) -> bool:
+        """Whether the renewal changed the book. Raises RemoteProtocolError: its own sender forged it.
+
+        Nobody else is to blame for a wrong one: an issuer may have given one id two contents, so that its renewals are
+        genuine to those who have the one and forged to those who have the other.
+        """
+        known = self._book.any(SubscriptionId(renewal.id))
+        if known is not None:
+            record = renewal.record(known)
+            if known.kind is RecordKind.WITHDRAWAL or not self._book.is_news(record):
+                return False
+            if not self._new.allow(_WHOLE_NODE, self._clock()):
+                log.info("gossip_budget_spent", forwarder=message.forwarder)
+                return False
+            try:
+                if topic_of(self._domain.network, record.subnet) == message.topic:
+                    return self.take(record) not in UNCHANGED
+            except UntimelyRecordError:
+                return False
+            except RemoteProtocolError as exc:
+                if message.forwarder == message.origin:
+                    raise
+                log.info("renewal_refused", origin=message.origin, forwarder=message.forwarder, reason=str(exc))
+        if self._missed.allow(message.forwarder, self._clock()):
+            self._on_peer(message.forwarder, True)
+        return False
 
     async def _on_gossip(self, message: GossipMessage) -> None:
         """Nothing more to do: the validator applied the records."""
@@ -232,7 +271,7 @@ class RecordSync:
                 )
             try:
                 self.take(record)
-            except ExpiredRecordError:
+            except UntimelyRecordError:
                 continue
         return {}
 

@@ -42,7 +42,7 @@ from golemp2p.market.subscriptions import AgreementReceived, ProposalReceived
 from golemp2p.market.sync import RecordSync, topic_of
 from golemp2p.net.memory import MemoryHub
 from golemp2p.net.port import GossipMessage, Verdict
-from golemp2p.wire.p2p.market import PROTOCOL, RecordBody, RecordsBody
+from golemp2p.wire.p2p.market import PROTOCOL, RecordBody, RecordsBody, RenewalBody
 
 from .conftest import DEMAND, DOMAIN, NOW, OFFER, WANT, Node, link, open_node
 from .test_negotiation import D, O, agree, negotiate
@@ -621,3 +621,74 @@ async def test_ended_ids_are_gone(hub: MemoryHub, autojump_clock: MockClock) -> 
         await provider.market.unsubscribe(O, offer)
         with pytest.raises((GoneError, NotFoundError)):
             await call(requestor, provider, "agree", **body)
+
+
+def forwarded(message: GossipMessage) -> GossipMessage:
+    """As it comes from a neighbour that did not make it."""
+    return replace(message, forwarder=NodeKey.generate().peer_id)
+
+
+def assert_nobody_is_blamed_for(message: GossipMessage, first: RecordSync, second: RecordSync) -> None:
+    """What ``first`` passes on must not be wrong to ``second``, which would blame it."""
+    if first._validate(message) is Verdict.ACCEPT:
+        assert second._validate(forwarded(message)) is not Verdict.REJECT
+
+
+@pytest.mark.parametrize("change", [{"signature": bytes(65)}, {"content": b"{}"}, {"sequence": 0}], ids=range(3))
+def test_a_forged_copy_of_what_a_node_has_is_not_passed_on_with_news(change: dict[str, Any]) -> None:
+    first, book = a_sync()
+    book.apply(GOOD)
+    message = gossip(replace(GOOD, **change), record_of(KEY_A))
+    assert first._validate(message) is not Verdict.ACCEPT
+    assert_nobody_is_blamed_for(message, first, a_sync()[0])
+
+
+def test_an_older_version_of_what_a_node_has_is_passed_on_with_news() -> None:
+    sync, book = a_sync()
+    book.apply(signed(KEY_A, replace(GOOD, sequence=7)))
+    assert sync._validate(gossip(GOOD, record_of(KEY_A))) is Verdict.ACCEPT
+
+
+def test_what_a_busy_node_did_not_verify_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = a_sync()
+    spent = [False, True]
+    monkeypatch.setattr(first._new, "allow", lambda *_: not spent.pop(0))
+    message = gossip(record_of(KEY_A), replace(GOOD, signature=bytes(65)))
+    assert first._validate(message) is Verdict.IGNORE
+
+
+@pytest.mark.parametrize(
+    ("first_s", "second_s"),
+    [(GOOD.expires_at + 1, GOOD.expires_at - 1), (GOOD.issued_at, GOOD.issued_at - limits.MAX_CLOCK_SKEW_S - 1)],
+    ids=["expired", "future"],
+)
+@pytest.mark.parametrize("change", [{}, {"signature": bytes(65)}], ids=["genuine", "forged"])
+def test_two_clocks_make_no_forwarder_guilty(first_s: float, second_s: float, change: dict[str, Any]) -> None:
+    news = signed(KEY_A, replace(record_of(KEY_A), issued_at=min(first_s, second_s), expires_at=first_s + 600))
+    message = gossip(news, replace(GOOD, **change))
+    assert_nobody_is_blamed_for(message, a_sync(first_s)[0], a_sync(second_s)[0])
+
+
+def test_a_record_from_the_future_is_nobodys_fault() -> None:
+    sync, book = a_sync(now=GOOD.issued_at - limits.MAX_CLOCK_SKEW_S - 1)
+    assert sync._validate(gossip(GOOD)) is Verdict.IGNORE
+    assert len(book) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"content": b'{"constraints":"()","properties":{}}'}, {"kind": RecordKind.OFFER}],
+    ids=["content", "kind"],
+)
+def test_an_issuer_with_two_contents_for_one_id_makes_no_forwarder_guilty(change: dict[str, Any]) -> None:
+    other = signed(KEY_A, replace(GOOD, **change))
+    later = other.renewed(now=NOW + 1, ttl_s=60, sequence=9)
+    body = {"records": [], "renewals": [RenewalBody.of(signed(KEY_A, later)).to_wire()]}
+    message = GossipMessage(TOPIC, KEY_A.peer_id, KEY_A.peer_id, msgpack.packb(body))
+    (first, book), (second, others_book) = a_sync(), a_sync()
+    book.apply(other)
+    others_book.apply(GOOD)
+    assert first._validate(message) is Verdict.ACCEPT
+    passed_on = forwarded(message)
+    assert second._validate(passed_on) is Verdict.IGNORE
+    assert second._connections.receive_nowait() == passed_on.forwarder  # it compares, and so gets the other content
