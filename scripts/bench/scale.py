@@ -219,7 +219,8 @@ def main() -> None:
                 f"{'':4} simulated:  offer to 99 % in {1000 * spread['p99']:.0f} ms (p50 {1000 * spread['p50']:.0f}, "
                 f"last {1000 * spread['max']:.0f}; seen {100 * told['last']['known_share']:.1f} %) | "
                 f"{sum(m for m, _ in traffic.values()):,.0f} messages and "
-                f"{sum(b for _, b in traffic.values()) / 1e6:.1f} MB for a node and hour, with its work | {told['speed']:.0f} times as fast",
+                f"{sum(b for _, b in traffic.values()) / 1e6:.1f} MB for a node and hour | "
+                f"{told['speed']:.0f} times as fast",
                 flush=True,
             )
 

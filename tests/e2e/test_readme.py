@@ -250,7 +250,7 @@ def test_the_commands_for_networks_work(environment: dict[str, str], tmp_path: P
 
 
 def test_the_commands_for_simulations_work(environment: dict[str, str], tmp_path: Path) -> None:
-    listed, first, pictures, sweep, scale = commands(block_with("scripts/simulate --list"))
+    listed, first, pictures, sweep, _ = commands(block_with("scripts/simulate --list"))
     names = [line.split()[0] for line in run(listed, environment, ROOT).splitlines()]
     assert len(names) == 12
     said = run(first, environment, ROOT)
@@ -265,7 +265,11 @@ def test_the_commands_for_simulations_work(environment: dict[str, str], tmp_path
     run(pictures.replace("--plot pictures", f"--plot {tmp_path / 'pictures'}"), environment, ROOT)
     assert list((tmp_path / "pictures").glob("*.png"))
     run(sweep, environment, ROOT)
-    assert "4 nodes: offer to 99 % in" in run(scale, environment, ROOT, timeout_s=300)
+
+
+def test_the_command_for_real_processes_works(environment: dict[str, str]) -> None:
+    scale = commands(block_with("scripts/simulate --list"))[-1]
+    assert "3 nodes: offer to 99 % in" in run(scale, environment, ROOT, timeout_s=250)
 
 
 def test_the_exit_codes_are_those_of_the_code() -> None:
