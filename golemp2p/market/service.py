@@ -57,6 +57,7 @@ class MarketService:
         self.scans = Scans(self.book, clock)
         self.sync = RecordSync(self.book, network, rpc, domain, clock, self._on_record, allows)
         self.subscriptions = Subscriptions(storage, signer, domain, self.sync, clock)
+        self.sync.on_joined = self.subscriptions.publish_again
         self.negotiation = Negotiation(self.book, self.subscriptions, self.sync, rpc, self.me, clock)
         self.delivery = Delivery(storage, rpc, clock)
         self.agreements = Agreements(

@@ -142,16 +142,25 @@ class Subscriptions:
         """Publish again what has lived for RECORD_REPUBLISH_S."""
         now = self._clock()
         for subscription in list(self._own.values()):
-            if now - subscription.record.issued_at < limits.RECORD_REPUBLISH_S:
-                continue
-            renewed = self._sign(
-                subscription.record.renewed(now=now, ttl_s=limits.RECORD_TTL_S, sequence=self._next_sequence())
-            )
-            await self._storage.run(partial(rows.put_own_record, record=renewed))
-            if subscription.id in self._own:
-                subscription.record = renewed
-                self._sync.take(renewed)
-                self._sync.announce(renewed, renewal=True)
+            if now - subscription.record.issued_at >= limits.RECORD_REPUBLISH_S:
+                await self._renew(subscription, renewal=True)
+
+    async def publish_again(self) -> None:
+        """All of it, as new versions: those who had the old ones would not pass them on."""
+        for subscription in list(self._own.values()):
+            await self._renew(subscription, renewal=False)
+
+    async def _renew(self, subscription: Subscription, *, renewal: bool) -> None:
+        """``renewal``: those who read it have the content."""
+        now = self._clock()
+        renewed = self._sign(
+            subscription.record.renewed(now=now, ttl_s=limits.RECORD_TTL_S, sequence=self._next_sequence())
+        )
+        await self._storage.run(partial(rows.put_own_record, record=renewed))
+        if subscription.id in self._own:
+            subscription.record = renewed
+            self._sync.take(renewed)
+            self._sync.announce(renewed, renewal=renewal)
 
     async def withdraw_all(self) -> None:
         """On a clean stop: nobody should negotiate with a node that is gone."""

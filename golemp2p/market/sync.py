@@ -6,7 +6,7 @@ A renewal is gossiped without the content, which the readers have; who has not c
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import msgpack
@@ -31,6 +31,7 @@ log = structlog.get_logger("golemp2p.market.sync")
 GOSSIP_WINDOW_S: Final = 0.03  # what is announced within it goes into one message
 GOSSIP_BYTES: Final = 190 * 1024  # of records in a message; below GOSSIP_MAX_BYTES
 COMPARE_INTERVAL_S: Final = 20.0
+MESH_FORMS_S: Final = 4.0  # some heartbeats: what is published before, GossipSub tells nobody
 _WHOLE_NODE: Final = "gossip"
 
 
@@ -69,6 +70,9 @@ class RecordSync:
         self._missed = RateLimit(1 / limits.COMPARE_AGAIN_S, 1)
         self._pushes = RateLimit(limits.PUSHED_RECORDS_PER_S, limits.PUSHED_RECORDS_BURST)
         self._announce, self._announced = trio.open_memory_channel[tuple[MarketRecord, bool]](limits.MAX_RECORDS)
+        self.on_joined: Callable[[], Awaitable[None]] | None = None  # the mesh has formed: what is ours is told again
+        self._peers: set[PeerId] = set()
+        self._joined, self._alone = trio.Event(), trio.Event()  # the first peer is there; all have gone again
         self._connected, self._connections = trio.open_memory_channel[PeerId](1_000)
 
     def handlers(self) -> dict[str, Method]:
@@ -111,6 +115,7 @@ class RecordSync:
             nursery.start_soon(self._gossip_announcements)
             nursery.start_soon(self._pull_new_neighbours)
             nursery.start_soon(self._compare_now_and_then)
+            nursery.start_soon(self._announce_when_joined)
             for peer in self._network.peers():
                 if peer.connected:
                     self._on_peer(peer.peer, True)
@@ -212,11 +217,35 @@ class RecordSync:
     # --- catching up ---
 
     def _on_peer(self, peer: PeerId, connected: bool) -> None:
-        if connected and not self.quiet():
-            try:
-                self._connected.send_nowait(peer)
-            except trio.WouldBlock:
-                log.debug("pull_skipped", peer=peer)
+        if connected:
+            if not self._peers:
+                self._alone = trio.Event()
+                self._joined.set()
+            self._peers.add(peer)
+            self._catch_up_with(peer)
+        elif peer in self._peers:
+            self._peers.discard(peer)
+            if not self._peers:
+                self._joined = trio.Event()
+                self._alone.set()
+
+    def _catch_up_with(self, peer: PeerId) -> None:
+        if self.quiet():
+            return
+        try:
+            self._connected.send_nowait(peer)
+        except trio.WouldBlock:
+            log.debug("pull_skipped", peer=peer)
+
+    async def _announce_when_joined(self) -> None:
+        """What was published before the gossip mesh had formed, nobody passed on."""
+        while True:
+            await self._joined.wait()
+            alone = self._alone
+            await trio.sleep(MESH_FORMS_S)
+            if self.on_joined is not None and not self.quiet():
+                await self.on_joined()
+            await alone.wait()
 
     async def _pull_new_neighbours(self) -> None:
         async def pull(peer: PeerId) -> None:

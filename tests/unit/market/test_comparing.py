@@ -195,3 +195,26 @@ def test_buckets_are_equal_exactly_when_the_books_are(one: set[int], other: set[
     assert (left.digest() == right.digest()) == (other <= one)
     lacking = [key for key, sequence in right.entries(range(256), 99) if left.lacks(key, sequence)]
     assert {record_key(RECORDS[i].id) for i in other - one} == set(lacking)
+
+
+async def test_an_offer_that_was_made_alone_is_told_to_all_once_there_is_somebody(
+    hub: MemoryHub, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only by gossip: a neighbour that catches up tells nobody else."""
+    monkeypatch.setattr(sync_module, "COMPARE_INTERVAL_S", 1e6)
+    async with open_node(hub) as provider, open_node(hub) as near, open_node(hub) as far:
+        await link(near, far)
+        await trio.sleep(10)
+        offers = [await provider.offer()]
+        await link(provider, near)
+        await trio.sleep(0.5)
+        offers.append(await provider.offer())
+        await trio.sleep(10)
+        assert all(far.market.book.get(offer, far.now()) for offer in offers)
+        await provider.network.disconnect(near.network.peer_id)
+        await far.network.disconnect(near.network.peer_id)
+        offers.append(await provider.offer())
+        await link(near, far)
+        await link(near, provider)
+        await trio.sleep(10)
+        assert all(far.market.book.get(offer, far.now()) for offer in offers)
