@@ -10,13 +10,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
 
 from golemp2p import __version__, limits
 from golemp2p.config import Settings
+from golemp2p.core.ids import PeerId
 from golemp2p.core.records import MarketRecord
 from golemp2p.identity import NodeKey
 from golemp2p.locations import Locations
@@ -28,6 +29,9 @@ from golemp2p.net.port import Network
 from golemp2p.net.rpc import Rpc
 from golemp2p.wire.p2p.market import PROTOCOL
 from golemp2p.wiring import domain_of, net_config
+
+if TYPE_CHECKING:
+    from golemp2p.net.libp2p.host import Libp2pNetwork
 
 log = structlog.get_logger("golemp2p.bootnode")
 EXPIRE_EVERY_S: Final = 30.0
@@ -69,6 +73,7 @@ async def open_bootnode(settings: Settings, where: Locations, key: NodeKey) -> A
             await nursery.start(sync.run, settings.net.subnet)
             nursery.start_soon(_expire, book)
             nursery.start_soon(_report, network, book)
+            nursery.start_soon(_keep_room, network)
             node = BootNode(settings, network, book)
             log.info("bootnode_ready", peer_id=key.peer_id, addresses=list(network.addresses()))
             yield node
@@ -87,3 +92,28 @@ async def _report(network: Network, book: OrderBook) -> None:
         await trio.sleep(limits.BOOTNODE_REPORT_S)
         seen = network.statistics()
         log.info("bootnode", peers=seen.connections, records=len(book), gossip_received=seen.gossip_received)
+
+
+async def _keep_room(network: Libp2pNetwork) -> None:
+    """Who has others by now makes room for those who come: a full bootnode would end a network's growth."""
+    since: dict[PeerId, float] = {}
+    while True:
+        await trio.sleep(limits.BOOTNODE_LOOK_S)
+        await make_room(network, since, trio.current_time())
+
+
+async def make_room(network: Libp2pNetwork, since: dict[PeerId, float], now: float) -> None:
+    """Above BOOTNODE_PEERS_HIGH connections those go that are here for the longest, down to BOOTNODE_PEERS_LOW; not
+    those that are reached through this relay. ``since``: peer -> when it was first seen connected."""
+    connected = {peer.peer for peer in network.peers() if peer.connected}
+    for peer in since.keys() - connected:
+        del since[peer]
+    for peer in connected:
+        since.setdefault(peer, now)
+    if len(connected) <= limits.BOOTNODE_PEERS_HIGH:
+        return
+    stay = network.reserved_by()
+    old = [peer for peer in since if peer not in stay and now - since[peer] >= limits.BOOTNODE_STAY_S]
+    for peer in old[: len(connected) - limits.BOOTNODE_PEERS_LOW]:
+        await network.drop(peer)
+    log.info("bootnode_made_room", peers=len(connected), reached_through_us=len(stay))

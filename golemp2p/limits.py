@@ -609,3 +609,7 @@ OUTCOME_MAX_CHARS: Final = 300  # of a foreign reason
 MAX_OUTCOMES: Final = 5_000
 SDK_EXPLAIN_AFTER_S: Final = 10.0  # a job that waits so long for a provider says why
 SDK_EXPLAIN_AGAIN_S: Final = 60.0
+BOOTNODE_LOOK_S: Final = 5.0
+BOOTNODE_PEERS_HIGH: Final = 200  # of 250 inbound places: above it a bootnode lets those go who have others by now
+BOOTNODE_PEERS_LOW: Final = 120
+BOOTNODE_STAY_S: Final = 30.0  # in which a new node has found others

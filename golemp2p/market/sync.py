@@ -244,7 +244,10 @@ class RecordSync:
             alone = self._alone
             await trio.sleep(MESH_FORMS_S)
             if self.on_joined is not None and not self.quiet():
-                await self.on_joined()
+                try:
+                    await self.on_joined()
+                except GolemError as exc:  # of the database; they are renewed in their time
+                    log.warning("not_published_again", error=exc.message)
             await alone.wait()
 
     async def _pull_new_neighbours(self) -> None:

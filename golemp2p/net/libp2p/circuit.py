@@ -180,6 +180,9 @@ class RelayService:
     def serve(self) -> None:
         self._network.set_stream_handler(HOP, self._on_hop)
 
+    def reserved_by(self) -> frozenset[PeerId]:
+        return frozenset(self._expire_s)
+
     def _on_peer(self, peer: PeerId, connected: bool) -> None:
         if not connected:
             self._expire_s.pop(peer, None)  # who is not connected cannot be reached through us

@@ -147,6 +147,7 @@ class Libp2pNetwork:
         self.guard = InboundGuard(self._swarm, max_per_ip=config.max_connections_per_ip, banned=self._is_banned)
         self._swarm._handle_inbound_connection = self.guard.handle
         self.circuits = Circuits(self)
+        self.relay_service: RelayService | None = None
         self._swarm.dial_peer = Dialer(self, self._swarm).dial_peer
         self.reach = ReachKeeper(self, host, config)
         host.get_addrs = self.reach.announced  # libp2p's own mangles addresses that lead through relays
@@ -187,6 +188,10 @@ class Libp2pNetwork:
     def connected_directly(self) -> list[PeerId]:
         """Peers with a connection that needs no relay."""
         return sorted(p for p in self._connected if any(not is_relayed(c) for c in self.connections(p)))
+
+    def reserved_by(self) -> frozenset[PeerId]:
+        """Who is reached through this relay, and must stay connected for that."""
+        return frozenset() if self.relay_service is None else self.relay_service.reserved_by()
 
     def speaks(self, peer: PeerId, protocol: str) -> bool:
         """Whether ``peer`` told us so, by identify."""
@@ -445,7 +450,8 @@ async def open_libp2p_network(key: NodeKey, config: NetConfig | None = None) -> 
         network._dht = Dht(kad, key, config.network) if kad else None
         network.circuits.serve()
         if config.relay_service:
-            RelayService(network).serve()
+            network.relay_service = RelayService(network)
+            network.relay_service.serve()
         nursery.start_soon(network.keeper.run)  # ends by keeper.stop
         nursery.start_soon(network.reach.run)
         log.info("network up", peer=key.peer_id, addresses=list(network.addresses()))
