@@ -40,7 +40,6 @@ class Neighbours:
         self._anchors: tuple[str, ...] = ()
         self._grow_at = 0.0
         self._grow_delay_s = _CALM_S
-        self._heard: dict[str, None] = {}  # addresses that peers named and that were not tried yet
         self.dismissed_until: dict[PeerId, float] = {}  # we closed it on purpose; leave it alone
 
     async def run(self) -> None:
@@ -124,40 +123,23 @@ class Neighbours:
         wanted = max(self._config.target_peers - len(connected), self._config.min_outbound - outbound)
         if not connected or wanted <= 0 or now < self._grow_at:
             return False
-        if not self._heard:
-            await self._ask(random.choice(connected).peer)  # noqa: S311 - whom to ask is no secret
-        chosen = self._choose(connected, min(wanted, limits.DIALS_OF_ONE_ANSWER))
+        heard = await self._ask(random.choice(connected).peer)  # noqa: S311 - whom to ask is no secret
+        # The rest of the answer is left: one peer must not choose all of ours.
+        chosen = choose(heard, connected, self._network.peer_id, min(wanted, limits.DIALS_OF_ONE_ANSWER))
         failed = await self._dial(chosen)
         helped = len(failed) < len(chosen)
         self._grow_delay_s = _CALM_S if helped else min(self._grow_delay_s * 2, limits.PEER_GROW_MAX_S)
         self._grow_at = now if helped else now + self._grow_delay_s
         return helped
 
-    async def _ask(self, peer: PeerId) -> None:
+    async def _ask(self, peer: PeerId) -> list[str]:
         try:
             answer = await self._exchange.ask(peer)
         except GolemError as exc:
             log.debug("no peers named", peer=peer, error=str(exc))
-            return
+            return []
         random.shuffle(answer)
-        self._heard = dict.fromkeys(filter(is_numeric, answer))  # hearsay must not make us ask any name server
-
-    def _choose(self, connected: list[PeerInfo], most: int) -> list[str]:
-        """Of what was heard: new peers, and not too many of one network."""
-        names = {peer.peer for peer in connected} | {self._network.peer_id}
-        outbound = [p.addresses[0] for p in connected if p.direction == "out" and p.addresses]
-        groups = Counter(map(group_of, outbound))
-        chosen: list[str] = []
-        while self._heard and len(chosen) < most:
-            address = next(iter(self._heard))
-            del self._heard[address]
-            group = group_of(address)
-            crowded = not is_local(host_of(address)) and groups[group] >= limits.MAX_PEERS_OF_GROUP
-            if PeerId(address.rpartition("/p2p/")[2]) in names or crowded:
-                continue
-            groups[group] += 1
-            chosen.append(address)
-        return chosen
+        return list(filter(is_numeric, answer))  # hearsay must not make us ask any name server
 
     # --- over a restart ---------------------------------------------------------------------------------------------
     async def _remember(self) -> None:
@@ -176,6 +158,24 @@ class Neighbours:
             part = self._config.peers_file.with_suffix(".part")
             part.write_text(json.dumps(kept))
             part.rename(self._config.peers_file)
+
+
+def choose(heard: list[str], connected: list[PeerInfo], me: PeerId, most: int) -> list[str]:
+    """Of the addresses that were heard: new peers, each once, and not too many of one network."""
+    names = {peer.peer for peer in connected} | {me}
+    groups = Counter(group_of(p.addresses[0]) for p in connected if p.direction == "out" and p.addresses)
+    chosen: list[str] = []
+    for address in heard:
+        peer, group = PeerId(address.rpartition("/p2p/")[2]), group_of(address)
+        crowded = not is_local(host_of(address)) and groups[group] >= limits.MAX_PEERS_OF_GROUP
+        if peer in names or crowded:
+            continue
+        names.add(peer)
+        groups[group] += 1
+        chosen.append(address)
+        if len(chosen) == most:
+            break
+    return chosen
 
 
 def _read(path: Path | None) -> tuple[str, ...]:
