@@ -57,6 +57,15 @@ class Gossip:
         self._judge = judge
         self._rate = RateLimit(limits.GOSSIP_PER_ORIGIN_PER_S, limits.GOSSIP_BURST)
         self._forwarders: OrderedDict[tuple[bytes, bytes], PeerId] = OrderedDict()
+        self._undecided = False  # the message that is validated now was not looked at
+        remember = pubsub.validation_cache.put
+
+        def put(message_id: bytes, result: Any) -> None:
+            """libp2p keeps what became of a message for 300 s, whoever brings it next."""
+            if not self._undecided:
+                remember(message_id, result)
+
+        pubsub.validation_cache.put = put
         self._publishing = trio.Lock()
         self._next_publish = 0.0
         self.published = self.received = self.dropped = 0
@@ -74,7 +83,9 @@ class Gossip:
     def _validate(self, topic: str, validator: GossipValidator, forwarder: PeerId, raw: Any) -> bool:
         origin = PeerId(str(ID(raw.from_id)))
         self.received += 1
-        if self._judge.graylisted(forwarder):
+        # Else one on the graylist could keep others' messages from us by being the first to bring them.
+        self._undecided = self._judge.graylisted(forwarder)
+        if self._undecided:
             self.dropped += 1
             return False
         if len(raw.data) > limits.GOSSIP_MAX_BYTES or not self._rate.allow(origin, trio.current_time()):

@@ -7,6 +7,7 @@ import os
 import pytest
 import trio
 from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 from libp2p.utils.varint import encode_varint_prefixed
 
 from golemp2p.identity.keys import NodeKey
@@ -15,6 +16,7 @@ from golemp2p.net.libp2p import open_libp2p_network
 from golemp2p.net.libp2p.gossip import PROTOCOLS
 from golemp2p.net.libp2p.host import Libp2pNetwork
 from golemp2p.net.port import GossipMessage, Verdict
+from tests.integration.net.conftest import until
 
 ALONE = NetConfig(dht=False)
 TOPIC = "a-topic"
@@ -65,3 +67,34 @@ async def test_a_message_whose_senders_key_is_none_ends_no_node(sender: bytes, k
         )
         await stream.write(encode_varint_prefixed(rpc_pb2.RPC(publish=[message]).SerializeToString()))
         await say_until_heard(stranger, heard, b"still there")
+
+
+async def test_who_is_on_the_graylist_cannot_keep_a_message_of_others_from_a_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with (
+        open_libp2p_network(NodeKey.generate(), ALONE) as node,
+        open_libp2p_network(NodeKey.generate(), ALONE) as liar,
+        open_libp2p_network(NodeKey.generate(), ALONE) as friend,
+    ):
+        heard = await listen(node)
+        for other in (liar, friend):
+            await listen(other)
+            await other.connect(node.addresses()[0])
+            await say_until_heard(other, heard, b"hello")
+        monkeypatch.setattr(node.keeper, "graylisted", lambda peer: peer == liar.peer_id)
+        pubsub = friend._gossip._pubsub  # type: ignore[union-attr] # there is gossip
+        message = rpc_pb2.Message(
+            data=b"news", topicIDs=[TOPIC], from_id=pubsub.my_id.to_bytes(), seqno=pubsub._next_seqno()
+        )
+        signed = PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString()
+        message.key = pubsub.host.get_public_key().serialize()
+        message.signature = pubsub.sign_key.sign(signed)
+        dropped = node.statistics().gossip_dropped
+        for other in (liar, friend):
+            stream = await other.open_stream(node.peer_id, PROTOCOLS[0])
+            await stream.write(encode_varint_prefixed(rpc_pb2.RPC(publish=[message]).SerializeToString()))
+            await until("the first copy was dropped", lambda: node.statistics().gossip_dropped > dropped, 60)
+        with trio.fail_after(60):
+            while await heard.receive() != b"news":
+                pass
