@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from unicodedata import category
 
 import typer
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from golemp2p.locations import Locations
 
 T = TypeVar("T")
+_COMMANDS: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")  # of Unicode: controls, invisible marks, halves of characters
 
 
 class ExitCode(IntEnum):
@@ -69,14 +71,20 @@ def locations_of(data_dir: Path | None) -> Locations:
     return Locations.find(data_dir)
 
 
+def printable(text: str) -> str:
+    """``text`` as a terminal may have it: others' names and messages must not move its cursor, set its title, or turn
+    the direction of what follows."""
+    return "".join(c if c in "\n\t" or category(c) not in _COMMANDS else ascii(c)[1:-1] for c in text)
+
+
 def echo(text: str = "") -> None:
     """Data: stdout."""
-    print(text, flush=True)
+    print(printable(text) if sys.stdout.isatty() else text, flush=True)
 
 
 def say(text: str) -> None:
     """Everything else: stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def echo_json(value: Any) -> None:
@@ -87,12 +95,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: st
     """A table on stdout; wide enough for ids when the output is no terminal."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    drawn = Table(title=title, title_justify="left")
+    # As Text: rich takes a "[" in a mere string for markup, and fails on a name like "[/x]".
+    drawn = Table(title=None if title is None else Text(printable(title)), title_justify="left")
     for column in columns:
         drawn.add_column(column, overflow="fold")  # half a hash is of no use
     for row in rows:
-        drawn.add_row(*(str(cell) for cell in row))
+        drawn.add_row(*(Text(printable(str(cell))) for cell in row))
     width = None if sys.stdout.isatty() else 200
     Console(width=width).print(drawn)
 
@@ -101,7 +111,7 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
     """Aligned ``name  value`` lines on stdout."""
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        echo(f"{name:<{width}}  {value}")
+        echo(printable(f"{name:<{width}}  {value}"))
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from golemp2p.cli.common import ApiUrl, AppKeyOption, AsJson, DataDir, ExitCode, echo_json, find_node, run_async, say
+from golemp2p.cli.common import (
+    ApiUrl,
+    AppKeyOption,
+    AsJson,
+    DataDir,
+    ExitCode,
+    echo_json,
+    find_node,
+    printable,
+    run_async,
+    say,
+)
 from golemp2p.errors import GolemError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -488,12 +499,13 @@ class _Progress:
     def say(self, text: str) -> None:
         if self._over:
             return
+        text = printable(text)
         if self._shown is None:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             self._shown = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),  # others' messages may hold a "["
                 BarColumn(),
                 TimeElapsedColumn(),
                 console=Console(stderr=True),
