@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -59,9 +60,16 @@ def replay_command(name: str, scenario: Scenario, options: argparse.Namespace) -
 def _run(options: argparse.Namespace, name: str) -> Result:
     scenario = _scenario(options, name)
     until_s = scenario.until_s if options.until is None else options.until
+    if not 0 < until_s < math.inf:
+        raise UsageError("--until is a number of seconds, more than 0")
+    try:  # now: not after a long run
+        if options.plot is not None:
+            options.plot.mkdir(parents=True, exist_ok=True)
+        log_file = options.log.open("w") if options.log else None
+    except OSError as exc:
+        raise UsageError(f"cannot write to {exc.filename}: {exc.strerror}") from exc
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}"), TimeElapsedColumn()]
-    log_file = options.log.open("w") if options.log else None
     try:
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(scenario.name, total=until_s, news="")
@@ -126,7 +134,10 @@ def _seeds(text: str) -> range:
     first, _, last = value.partition("-")
     if name != "seeds" or not first.isdecimal() or not (last.isdecimal() or "-" not in value):
         raise UsageError(f"--sweep {text!r} is not understood", hint="seeds=200 or seeds=17-30")
-    return range(int(first), int(last) + 1) if last else range(1, int(first) + 1)
+    seeds = range(int(first), int(last) + 1) if last else range(1, int(first) + 1)
+    if not seeds:
+        raise UsageError(f"--sweep {text!r} names no seed", hint="seeds=200 or seeds=17-30")
+    return seeds
 
 
 __all__ = ["main", "replay_command"]

@@ -7,12 +7,30 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from golemp2p.core.money import parse_amount
 from golemp2p.errors import UsageError
 
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"from {pair[0]:g} to {pair[1]:g} is nothing: the lowest comes first")
+    return pair
+
+
+def _amount(text: str) -> str:
+    try:
+        parse_amount(text)
+    except UsageError as exc:
+        raise ValueError(exc.message) from exc
+    return text
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Seconds = Annotated[float, Field(ge=0.0)]
+Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Span = Annotated[tuple[Seconds, Seconds], AfterValidator(_rising)]
+Range = Annotated[tuple[Annotated[float, Field(ge=0.0)], Annotated[float, Field(ge=0.0)]], AfterValidator(_rising)]
 
 
 class _Part(BaseModel):
@@ -20,7 +38,7 @@ class _Part(BaseModel):
 
 
 class LinksPart(_Part):
-    latency_ms: tuple[float, float] = (10.0, 120.0)
+    latency_ms: Range = (10.0, 120.0)
     jitter: Share = 0.2
     bandwidth_mbit: Annotated[float, Field(gt=0)] = 100.0
     loss: Share = 0.0
@@ -33,11 +51,11 @@ class ProvidersPart(_Part):
 
     count: Annotated[int, Field(ge=0)] = 0
     kind: Literal["honest", "vanishes", "wrong-results", "spammer", "sybil"] = "honest"
-    price: tuple[float, float] = (0.1, 0.5)
+    price: Range = (0.1, 0.5)
     capacity: Annotated[int, Field(ge=1, le=100)] = 1
     offers: Annotated[int, Field(ge=1, le=256)] = 1
-    start_s: tuple[Seconds, Seconds] = (0.0, 5.0)  # their offers come between
-    join_s: tuple[Seconds, Seconds] = (0.0, 5.0)
+    start_s: Span = (0.0, 5.0)  # their offers come between
+    join_s: Span = (0.0, 5.0)
     note_interval_s: Seconds = 120.0
     clock_skew_s: float = 0.0  # at most, either way
 
@@ -50,9 +68,9 @@ class RequestorsPart(_Part):
     tasks: Annotated[int, Field(ge=0)] = 4
     task_s: Seconds = 30.0
     workers: Annotated[int, Field(ge=1)] = 2
-    budget: str = "10"
-    start_s: tuple[Seconds, Seconds] = (10.0, 15.0)
-    join_s: tuple[Seconds, Seconds] = (0.0, 5.0)
+    budget: Annotated[str, AfterValidator(_amount)] = "10"
+    start_s: Span = (10.0, 15.0)
+    join_s: Span = (0.0, 5.0)
     mid_payments_s: Seconds | None = None
     tasks_per_agreement: Annotated[int, Field(ge=0)] = 0
     clock_skew_s: float = 0.0
@@ -64,11 +82,17 @@ class FaultPart(_Part):
     kind: Literal["partition", "churn", "crash", "chain-outage", "eclipse", "bad-peers"]
     at_s: Seconds
     for_s: Seconds = 60.0
-    who: Literal["providers", "requestors", "all"] | int = "all"
+    who: Literal["providers", "requestors", "all"] | Annotated[int, Field(ge=0)] = "all"
     share: Share = 0.5  # of those; of the nodes in the smaller part
     count: Annotated[int, Field(ge=0)] = 0  # instead of the share
-    down_s: tuple[Seconds, Seconds] = (5.0, 60.0)
+    down_s: Span = (5.0, 60.0)
     per_minute: Annotated[float, Field(ge=0)] = 60.0  # bad peers: forged, replayed and garbled messages of each
+
+    @property
+    def over_at_s(self) -> float:
+        """When the last of it has ended, at the latest."""
+        lasts_s = 0.0 if self.kind == "crash" else self.for_s
+        return self.at_s + lasts_s + (self.down_s[1] if self.kind in ("crash", "churn") else 0.0)
 
 
 class ExpectPart(_Part):
@@ -96,12 +120,26 @@ class Scenario(_Part):
     faults: tuple[FaultPart, ...] = ()
     expect: ExpectPart = ExpectPart()
 
+    @model_validator(mode="after")
+    def _fits(self) -> Scenario:
+        if not self.nodes:
+            raise ValueError("it has no nodes: [[providers]] or [[requestors]] with a count")
+        for number, fault in enumerate(self.faults):
+            if isinstance(fault.who, int) and fault.who >= self.nodes:
+                raise ValueError(f"faults.{number}.who: there is no node {fault.who} among {self.nodes}")
+            if fault.over_at_s > self.until_s - self.quiet_s:
+                raise ValueError(
+                    f"faults.{number}: this {fault.kind} may last until {fault.over_at_s:g} s; liveness is asked for at"
+                    f" until_s = {self.until_s:g}, after quiet_s = {self.quiet_s:g} without faults"
+                )
+        return self
+
     @property
     def nodes(self) -> int:
         return sum(p.count for p in self.providers) + sum(r.count for r in self.requestors)
 
     def scaled(self, nodes: int) -> Scenario:
-        """With ``nodes`` nodes in the same shares; at least one of each group."""
+        """With ``nodes`` nodes in the same shares; at least one of each group. Raises UsageError (a fault's node)."""
         factor = nodes / max(1, self.nodes)
 
         def size(count: int) -> int:
@@ -109,7 +147,11 @@ class Scenario(_Part):
 
         providers = tuple(p.model_copy(update={"count": size(p.count)}) for p in self.providers)
         requestors = tuple(r.model_copy(update={"count": size(r.count)}) for r in self.requestors)
-        return self.model_copy(update={"providers": providers, "requestors": requestors})
+        made = self.model_copy(update={"providers": providers, "requestors": requestors})
+        for fault in made.faults:
+            if isinstance(fault.who, int) and fault.who >= made.nodes:
+                raise UsageError(f"a fault is for node {fault.who}: there is none among {made.nodes}")
+        return made
 
 
 def shipped() -> dict[str, str]:
@@ -129,6 +171,8 @@ def load(name_or_path: str) -> Scenario:
             text = path.read_text()
         except OSError as exc:
             raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
+        except UnicodeDecodeError as exc:
+            raise UsageError(f"{path} is no text in UTF-8: {exc.reason}") from exc
     elif name_or_path in shipped():
         text = resources.files("golemp2p.sim").joinpath(f"scenarios/{name_or_path}.toml").read_text()
     else:
@@ -144,5 +188,7 @@ def parse(text: str, where: str) -> Scenario:
         raise UsageError(f"{where} is no TOML: {exc}") from exc
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{where}: {key}: {first['msg']}") from exc
+        said = first["msg"].removeprefix("Value error, ")
+        raise UsageError(
+            ": ".join([where, *([".".join(map(str, first["loc"]))] if first["loc"] else []), said])
+        ) from exc

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from golemp2p.errors import UsageError
@@ -50,3 +53,40 @@ def test_scaling_keeps_the_shares_and_every_group() -> None:
     scenario = load("free-riders").scaled(62)
     assert [group.count for group in scenario.providers] == [40, 6, 4]
     assert [group.count for group in load("free-riders").scaled(3).requestors] == [1, 1]
+
+
+ONE = 'name = "x"\n[[providers]]\ncount = 3\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('name = "x"\n', "it has no nodes"),
+        (ONE + "price = [5, 1]\n", "providers.0.price: from 5 to 1"),
+        (ONE + "start_s = [9, 1]\n", "providers.0.start_s: from 9 to 1"),
+        ('name = "x"\n[[requestors]]\ncount = 1\nbudget = "much"\n', "requestors.0.budget"),
+        (ONE + '[[faults]]\nkind = "crash"\nat_s = 5\nwho = 3\n', "faults.0.who: there is no node 3 among 3"),
+        (ONE + '[[faults]]\nkind = "crash"\nat_s = 150\n', "faults.0: this crash may last until 210 s"),
+        (ONE + '[[faults]]\nkind = "partition"\nat_s = 150\n', "faults.0: this partition may last until 210 s"),
+    ],
+    ids=["no nodes", "price", "start", "budget", "fault's node", "late crash", "late partition"],
+)
+def test_a_scenario_that_cannot_be_meant_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=r"^mine\.toml: " + re.escape(said)):
+        parse(text, "mine.toml")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="no text in UTF-8"):
+        load(str(path))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--sweep", "seeds=0"), ("--sweep", "seeds=9-3"), ("--until", "-5"), ("--until", "nan"), ("--log", "/proc/x/y")],
+    ids=["no seed", "seeds backwards", "until before the start", "until never", "log nowhere"],
+)
+def test_options_under_which_nothing_would_be_looked_at_are_refused(words: tuple[str, str]) -> None:
+    assert main(["first-offers", *words]) == WRONG_USE
