@@ -33,6 +33,7 @@ log = structlog.get_logger("golemp2p.market.rendezvous")
 RUNTIME: Final = "golem.runtime.name"
 ESTIMATE_SHARDS: Final = 2
 ESTIMATE_LIMIT: Final = 64  # providers of one shard: twice what is many
+SOME: Final = 4  # a part of RENDEZVOUS_ABOVE_OFFERS; half, from where all gossip again, with room for a wrong estimate
 RUNTIMES: Final = ("vm", "wasmtime")  # asked for when a demand names none
 
 
@@ -95,6 +96,7 @@ class Rendezvous:
         self._known = known
         self._matched = matched
         self._many = False  # offers: AUTO has switched to the DHT
+        self._some = False  # so many that others may still have switched: they do not gossip
         self._changed = trio.Event()
         self._asked: dict[SubscriptionId, set[tuple[str, int]]] = {}  # demand -> (runtime, shard) that were asked
         self._limiter = trio.CapacityLimiter(limits.RENDEZVOUS_ASKED_AT_ONCE)
@@ -104,6 +106,11 @@ class Rendezvous:
         """Whether offers and demands go by the DHT now instead of by gossip."""
         return self._spread is Spread.RENDEZVOUS or (self._spread is Spread.AUTO and self._many)
 
+    @property
+    def searching(self) -> bool:
+        """Whether demands go by the DHT, beside gossip or instead of it."""
+        return self.active or (self._spread is Spread.AUTO and self._some)
+
     def heard(self) -> None:
         """An offer is new in the book."""
         if not self._many and self._known() > limits.RENDEZVOUS_ABOVE_OFFERS:
@@ -111,6 +118,11 @@ class Rendezvous:
 
     def _decide(self, offers: int) -> None:
         """With how many offers there are by what is known; back only below half, so that it does not flap."""
+        if not self._some and offers > limits.RENDEZVOUS_ABOVE_OFFERS / SOME:
+            self._some = True
+            self.wake()
+        elif offers <= limits.RENDEZVOUS_ABOVE_OFFERS / SOME:
+            self._some = False
         if self._many != (many := offers > limits.RENDEZVOUS_ABOVE_OFFERS / (2 if self._many else 1)):
             self._many = many
             log.info("rendezvous_begins" if many else "rendezvous_ends", offers=offers)
@@ -171,10 +183,7 @@ class Rendezvous:
             runtime = names[0] or runtimes_of(own[0].constraints)[0]
             shards = random.sample(range(limits.RENDEZVOUS_SHARDS), ESTIMATE_SHARDS)
             try:
-                found = [
-                    await self._network.find_providers(key_of(own[0].subnet, runtime, shard), limit=ESTIMATE_LIMIT)
-                    for shard in shards
-                ]
+                found = [await self._find(own[0].subnet, runtime, shard, ESTIMATE_LIMIT) for shard in shards]
             except GolemError as exc:
                 log.debug("rendezvous_not_estimated", error=exc.message)
             else:
@@ -187,11 +196,11 @@ class Rendezvous:
             await self._changed.wait()
 
     async def _search(self) -> None:
-        """For each own demand, while offers go by the DHT."""
+        """For each own demand, while there may be offers that only the DHT knows."""
         while True:
             demands = self._subscriptions.all(RecordKind.DEMAND)
             self._asked = {d.id: self._asked.get(d.id, set()) for d in demands}
-            if self.active:
+            if self.searching:
                 for demand in demands:
                     await self._search_for(demand)
             await self._pause(limits.RENDEZVOUS_AGAIN_S)
@@ -213,11 +222,15 @@ class Rendezvous:
             asked.add((runtime, shard))
             await self._ask_shard(demand.record.subnet, runtime, shard)
 
+    async def _find(self, subnet: str, runtime: str, shard: int, limit: int) -> list[PeerId]:
+        """Providers that belong into that shard: else a few in all shards would look like a large network. Raises
+        NetworkError."""
+        found = await self._network.find_providers(key_of(subnet, runtime, shard), limit=limit)
+        return [peer for peer in found if shard_of(peer) == shard]
+
     async def _ask_shard(self, subnet: str, runtime: str, shard: int) -> None:
         try:
-            providers = await self._network.find_providers(
-                key_of(subnet, runtime, shard), limit=limits.RENDEZVOUS_FIND_LIMIT
-            )
+            providers = await self._find(subnet, runtime, shard, limits.RENDEZVOUS_FIND_LIMIT)
         except GolemError as exc:
             log.debug("rendezvous_not_found", shard=shard, error=exc.message)
             return

@@ -119,3 +119,39 @@ def test_the_runtime_of_a_demand_is_read_from_its_constraints(constraints: str, 
 def test_every_provider_has_a_shard(peer: str, subnet: str, runtime: str) -> None:
     assert 0 <= shard_of(peer) < limits.RENDEZVOUS_SHARDS
     assert key_of(subnet, runtime, shard_of(peer)).startswith("offers/")
+
+
+async def test_a_requestor_that_comes_late_finds_those_who_changed_over_when_there_were_more(
+    hub: MemoryHub, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RENDEZVOUS_ABOVE_OFFERS", 5)
+    monkeypatch.setattr(limits, "RENDEZVOUS_SHARDS", 2)
+    async with crowd(hub, 10, Spread.AUTO) as nodes:
+        for node in nodes[:8]:
+            await node.offer()
+        await trio.sleep(1.3 * limits.RENDEZVOUS_PROVIDE_S)
+        for node in nodes[4:8]:
+            for subscription in node.market.subscriptions.all(RecordKind.OFFER):
+                await node.market.unsubscribe(RecordKind.OFFER, subscription.id)
+            for providers in hub.providers.values():
+                providers.pop(node.network.peer_id, None)  # as the DHT forgets
+        await trio.sleep(2 * limits.RECORD_TTL_S)
+        assert all(node.market.rendezvous.active for node in nodes[:4])
+        async with open_node(hub, spread=Spread.AUTO) as late:
+            await link(late, nodes[9])
+            assert not late.market.rendezvous.active
+            await offered(late, await late.demand(), 4)
+
+
+async def test_providers_in_shards_that_are_not_theirs_are_neither_counted_nor_asked(
+    hub: MemoryHub, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RENDEZVOUS_ABOVE_OFFERS", 2 * limits.RENDEZVOUS_SHARDS)
+    async with crowd(hub, 8, Spread.AUTO) as (node, *liars):
+        for liar in liars:
+            for shard in range(limits.RENDEZVOUS_SHARDS):
+                await liar.network.provide(key_of("public", "wasmtime", shard))
+        await node.offer()
+        await node.demand()
+        await trio.sleep(1.3 * limits.RENDEZVOUS_PROVIDE_S)
+        assert not node.market.rendezvous.active
