@@ -507,6 +507,7 @@ RELAY_HANDSHAKE_S: Final = 10.0  # any one message of it
 RELAYS_WANTED: Final = 2  # one may go away
 RELAY_MAX_ADDRESSES: Final = 2  # that we announce of each relay
 DIAL_MAX_ADDRESSES: Final = 8  # of one peer; more are no honest node's
+PEER_ADDRESSES: Final = 32  # of one peer, remembered, the newest first
 DIAL_STAGGER_S: Final = 0.15  # between two addresses of a peer, tried beside each other
 DIAL_RELAY_DELAY_S: Final = 0.5  # direct addresses are given so much of a start
 DIAL_RELAYS_TRIED: Final = 3  # relays that we know, for a peer without an address that answers

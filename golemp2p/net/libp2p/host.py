@@ -262,10 +262,30 @@ class Libp2pNetwork:
         peer, found = await dial_addresses(multiaddr)
         if peer == self._peer_id:
             raise UsageError("that address is our own", hint="give the address of another node")
-        self._host.get_peerstore().add_addrs(libp2p_id(peer), found, _ADDRESS_TTL_S)
+        hearsay = [a for a in found if a not in self._known_addresses(peer, self._host.get_peerstore())]
+        self._prefer(peer, found)
         self.keeper.neighbours.dismissed_until.pop(peer, None)
-        await self._dial(peer)
+        try:
+            await self._dial(peer)
+        except GolemError:
+            # Whoever names addresses of others must not crowd out those that are right.
+            addresses = self._known_addresses(peer, self._host.get_peerstore())
+            self._keep_addresses(peer, [a for a in addresses if a not in hearsay])
+            raise
         return peer
+
+    def _prefer(self, peer: PeerId, addresses: list[Any]) -> None:
+        """Dial ``addresses`` before those that were known before."""
+        store = self._host.get_peerstore()
+        known = [a for a in self._known_addresses(peer, store) if a not in addresses]
+        store.add_addrs(libp2p_id(peer), addresses, _ADDRESS_TTL_S)
+        self._keep_addresses(peer, [*addresses, *known])
+
+    def _keep_addresses(self, peer: PeerId, addresses: list[Any]) -> None:
+        # Not by clear_addrs(), which forgets the peer's signed record, too.
+        data = self._host.get_peerstore().peer_data_map.get(libp2p_id(peer))
+        if data is not None:
+            data.addrs[:] = addresses[: limits.PEER_ADDRESSES]
 
     async def _dial(self, peer: PeerId) -> None:
         if peer in self._connected:
@@ -368,7 +388,7 @@ class Libp2pNetwork:
         found = await self._dht.find_peer(peer)
         if not found:
             raise failure
-        store.add_addrs(libp2p_id(peer), found, _ADDRESS_TTL_S)
+        self._prefer(peer, found)
         await self._dial(peer)
 
     def set_stream_handler(self, protocol: str, handler: StreamHandler) -> None:
@@ -405,7 +425,7 @@ class Libp2pNetwork:
         store = self._host.get_peerstore()
         for info in found:
             if info.addrs:
-                store.add_addrs(info.peer_id, info.addrs, _ADDRESS_TTL_S)
+                store.add_addrs(info.peer_id, info.addrs[: limits.DIAL_MAX_ADDRESSES], _ADDRESS_TTL_S)
         return [PeerId(str(info.peer_id)) for info in found]
 
     @staticmethod

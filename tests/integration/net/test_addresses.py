@@ -6,7 +6,8 @@ import pytest
 from multiaddr import Multiaddr
 from structlog.testing import capture_logs
 
-from golemp2p.errors import UsageError
+from golemp2p import limits
+from golemp2p.errors import NetworkError, UsageError
 from golemp2p.identity.keys import NodeKey
 from golemp2p.net.config import NetConfig
 from golemp2p.net.libp2p import open_libp2p_network
@@ -62,3 +63,28 @@ def test_loopback_comes_last_and_nothing_twice() -> None:
     local, public = Multiaddr("/ip4/127.0.0.1/tcp/1"), Multiaddr("/ip4/192.0.2.7/tcp/1")
     assert dialable([local, public, local]) == [public, local]
     assert Multiaddr("/ip6/::1/tcp/1") in dialable([Multiaddr("/ip6/::/tcp/1")])
+
+
+async def test_false_addresses_of_a_peer_do_not_keep_us_from_the_right_one() -> None:
+    alone = NetConfig(dht=False, min_peers=0, target_peers=0, min_outbound=0)
+    async with (
+        open_libp2p_network(NodeKey.generate(), alone) as node,
+        open_libp2p_network(NodeKey.generate(), alone) as friend,
+    ):
+        for port in range(1, 2 * limits.DIAL_MAX_ADDRESSES):
+            with pytest.raises(NetworkError):
+                await node.connect(f"/ip4/127.0.0.1/tcp/{port}/p2p/{friend.peer_id}")
+        assert node.known_addresses(friend.peer_id) == []
+        await node.connect(friend.addresses()[0])
+        assert node.is_connected(friend.peer_id)
+
+
+async def test_the_newest_address_of_a_peer_is_tried_first_and_old_ones_are_forgotten() -> None:
+    alone = NetConfig(dht=False, min_peers=0, target_peers=0, min_outbound=0)
+    async with open_libp2p_network(NodeKey.generate(), alone) as node:
+        peer = NodeKey.generate().peer_id
+        for port in range(2 * limits.PEER_ADDRESSES):
+            node._prefer(peer, [Multiaddr(f"/ip4/192.0.2.7/tcp/{port + 1}")])
+        known = node.known_addresses(peer)
+        assert len(known) == limits.PEER_ADDRESSES
+        assert known[0] == f"/ip4/192.0.2.7/tcp/{2 * limits.PEER_ADDRESSES}"
