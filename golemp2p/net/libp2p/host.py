@@ -70,11 +70,31 @@ class _Noise(NoiseTransport):  # type: ignore[misc] # libp2p ships no types
         return PatternXX(self.local_peer, self.libp2p_privkey, self.noise_privkey, self.early_data, self.prologue)
 
 
+class _PeerStore(PeerStore):  # type: ignore[misc] # as above
+    """libp2p's forgets, when it knows too many peers, those without addresses first: ourselves with our key."""
+
+    def __init__(self, kept: Callable[[], set[ID]]) -> None:
+        """``kept``: those that are never forgotten."""
+        super().__init__(max_peers=limits.MAX_KNOWN_PEERS)
+        self._kept = kept
+
+    def _enforce_peer_limit(self) -> None:
+        if len(self.peer_data_map) <= self.max_peers:
+            return
+        kept = self._kept()
+        strangers = [(peer, data) for peer, data in self.peer_data_map.items() if peer not in kept]
+        strangers.sort(key=lambda item: (bool(item[1].get_addrs()), not item[1].is_expired()))
+        # More than one, or it would be sorted for each new peer.
+        for peer, _ in strangers[: len(self.peer_data_map) - self.max_peers + self.max_peers // 10]:
+            self.peer_record_map.pop(peer, None)
+            del self.peer_data_map[peer]
+
+
 def make_host(key: NodeKey, config: NetConfig) -> Any:
     """TCP, Noise only, Yamux only; no resource manager (its limits do not act; ours are in inbound.py, streams.py)."""
     pair = create_new_key_pair(key.secret)
     own = ID.from_pubkey(pair.public_key)
-    peerstore = PeerStore()
+    peerstore = _PeerStore(lambda: {own, *swarm.connections})
     peerstore.add_key_pair(own, pair)
     noise = _Noise(pair, noise_privkey=create_x25519_key_pair().private_key)
     noise.prologue = prologue_of(config.network, config.psk)

@@ -11,7 +11,7 @@ from golemp2p.errors import NetworkError, UsageError
 from golemp2p.identity.keys import NodeKey
 from golemp2p.net.config import NetConfig
 from golemp2p.net.libp2p import open_libp2p_network
-from golemp2p.net.libp2p.addresses import dialable
+from golemp2p.net.libp2p.addresses import dialable, libp2p_id
 from tests.integration.net.conftest import until
 
 PEER = NodeKey.generate().peer_id
@@ -88,3 +88,19 @@ async def test_the_newest_address_of_a_peer_is_tried_first_and_old_ones_are_forg
         known = node.known_addresses(peer)
         assert len(known) == limits.PEER_ADDRESSES
         assert known[0] == f"/ip4/192.0.2.7/tcp/{2 * limits.PEER_ADDRESSES}"
+
+
+async def test_a_node_that_hears_of_many_peers_forgets_neither_itself_nor_its_neighbours() -> None:
+    alone = NetConfig(dht=False, min_peers=0, target_peers=0, min_outbound=0)
+    async with (
+        open_libp2p_network(NodeKey.generate(), alone) as node,
+        open_libp2p_network(NodeKey.generate(), alone) as friend,
+    ):
+        await friend.connect(node.addresses()[0])
+        await until("it is identified", lambda: bool(node.known_addresses(friend.peer_id)), 60)
+        store = node._host.get_peerstore()
+        for _ in range(limits.MAX_KNOWN_PEERS + 10):
+            store.add_addrs(libp2p_id(NodeKey.generate().peer_id), [Multiaddr("/ip4/192.0.2.7/tcp/1")], 3600)
+        assert len(store.peer_data_map) <= limits.MAX_KNOWN_PEERS
+        assert libp2p_id(friend.peer_id) in store.peer_data_map
+        await node.publish("a-topic", b"signed with our key")
