@@ -16,7 +16,7 @@ from multiaddr import Multiaddr
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
-from golemp2p.core.peer import public_key_of
+from golemp2p.core.peer import address_of, public_key_of
 from golemp2p.errors import GolemError, NetworkError, RemoteProtocolError, UsageError
 
 EXAMPLE = "like /ip4/192.0.2.7/tcp/4001/p2p/16Uiu2HA…"
@@ -192,6 +192,15 @@ def libp2p_id(peer: PeerId) -> ID:
     """Raises RemoteProtocolError for a PeerId without a secp256k1 key."""
     public_key_of(peer)
     return ID.from_base58(peer)
+
+
+def is_ours(peer: ID) -> bool:
+    """Whether a golemp2p node can have that PeerId. libp2p knows other kinds of keys, and hashes of keys."""
+    try:
+        address_of(str(peer))
+    except RemoteProtocolError:
+        return False
+    return True
 
 
 def listen_addresses(texts: tuple[str, ...]) -> list[Multiaddr]:

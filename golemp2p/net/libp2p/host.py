@@ -12,7 +12,7 @@ import trio
 
 from golemp2p import limits
 from golemp2p.core.ids import PeerId
-from golemp2p.errors import DeadlineError, GolemError, NetworkError, PolicyError, UsageError
+from golemp2p.errors import DeadlineError, GolemError, NetworkError, PolicyError, RemoteProtocolError, UsageError
 from golemp2p.identity.keys import NodeKey
 from golemp2p.net.config import NetConfig
 from golemp2p.net.libp2p import patches  # first: it decides what of libp2p gets imported
@@ -36,7 +36,14 @@ from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
-from golemp2p.net.libp2p.addresses import check_bootstrap, dial_addresses, dialable, libp2p_id, listen_addresses
+from golemp2p.net.libp2p.addresses import (
+    check_bootstrap,
+    dial_addresses,
+    dialable,
+    is_ours,
+    libp2p_id,
+    listen_addresses,
+)
 from golemp2p.net.libp2p.circuit import Circuits, RelayService, is_relayed
 from golemp2p.net.libp2p.dht import Dht, make_dht
 from golemp2p.net.libp2p.dialer import Dialer
@@ -69,14 +76,26 @@ class _Noise(NoiseTransport):  # type: ignore[misc] # libp2p ships no types
     def get_pattern(self) -> IPattern:
         return PatternXX(self.local_peer, self.libp2p_privkey, self.noise_privkey, self.early_data, self.prologue)
 
+    async def secure_inbound(self, conn: Any) -> Any:
+        secured = await super().secure_inbound(conn)
+        if not is_ours(secured.get_remote_peer()):
+            await secured.close()
+            raise RemoteProtocolError("a peer without an Ethereum key", hint="nodes of golemp2p have secp256k1 keys")
+        return secured
+
 
 class _PeerStore(PeerStore):  # type: ignore[misc] # as above
-    """libp2p's forgets, when it knows too many peers, those without addresses first: ourselves with our key."""
+    """Of nodes like us only. libp2p's forgets, when it knows too many peers, those without addresses first: ourselves
+    with our key."""
 
     def __init__(self, kept: Callable[[], set[ID]]) -> None:
         """``kept``: those that are never forgotten."""
         super().__init__(max_peers=limits.MAX_KNOWN_PEERS)
         self._kept = kept
+
+    def add_addrs(self, peer_id: ID, addrs: Sequence[Multiaddr], ttl: int = 0) -> None:
+        if is_ours(peer_id):  # others' DHT answers, and peers that gossip names, may be of any kind
+            super().add_addrs(peer_id, addrs, ttl)
 
     def _enforce_peer_limit(self) -> None:
         if len(self.peer_data_map) <= self.max_peers:
