@@ -16,9 +16,12 @@ import trio
 from golemp2p import limits
 from golemp2p.core.agreement import Agreement, AgreementState
 from golemp2p.core.ids import ActivityId, Address, BatchId
-from golemp2p.core.money import format_amount
+from golemp2p.core.money import Amount, format_amount
 from golemp2p.core.payment import Leg, Side
-from golemp2p.errors import GolemError
+from golemp2p.core.records import MarketRecord, verify_record
+from golemp2p.errors import GolemError, RemoteProtocolError
+from golemp2p.sim import bills
+from golemp2p.sim.shortcuts import was_verified
 from golemp2p.storage import payment as repo
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 5.0
 SYNC_BOUND_S: Final = 300.0  # two sides of an agreement, alive and connected, agree on its end within it
+SETTLED_S: Final = 120.0  # between honest nodes, from a bill to the news that it is paid, when nothing is wrong
 MAX_PROBLEMS: Final = 100
 MAX_DISK_BYTES: Final = 2 * limits.MIB  # of a node beside what its agreements need
 DISK_BYTES_PER_AGREEMENT: Final = 256 * 1024
@@ -66,6 +70,16 @@ class Checks:
         if agreement.state is AgreementState.APPROVED and not all(node.market.agreements.verify(agreement).values()):  # type: ignore[union-attr] # it has just told us of it
             self.report("approved without both signatures", f"agreement {agreement.id[:16]} at n{node.index}")
 
+    def on_record(self, node: SimNode, record: MarketRecord) -> None:
+        """It is in the node's book now: its issuer has signed it."""
+        domain = self._world.domain
+        if record.issuer == node.key.peer_id or was_verified(record, domain):
+            return
+        try:
+            verify_record(record, domain, now=record.issued_at)
+        except RemoteProtocolError as exc:
+            self.report("a forged record was taken", f"n{node.index}: {exc.message}")
+
     def on_leg(self, leg: Leg) -> None:
         self._paid[leg.sender, leg.recipient] += leg.amount
 
@@ -103,20 +117,21 @@ class Checks:
             return
         name = f"n{node.index}"
         address = node.key.address
-        ledgers = node.disk.read(_ledgers)
-        promised: Counter[tuple[Address, Address]] = Counter()
+        promised = node.disk.read(bills.promised)
         believed: Counter[tuple[Address, Address]] = Counter()
-        for side, payer, payee, accepted, paid in ledgers:
-            if side == Side.PAYER.value:
-                promised[payer, payee] += accepted
-            else:
+        for side, payer, payee, _accepted, paid in node.disk.read(_ledgers):
+            if side != Side.PAYER.value:
                 believed[payer, payee] += paid
+        spent = 0
         for (payer, payee), amount in self._paid.items():
-            if payer == address and amount > promised[payer, payee]:
+            if payer != address:
+                continue
+            spent += amount
+            if amount > promised[payer, payee]:
                 self.report(
                     "paid twice or too much",
                     f"{name} paid {format_amount(amount)} to {payee[:10]},"
-                    f" accepted {format_amount(promised[payer, payee])}",
+                    f" accepted {format_amount(Amount(promised[payer, payee]))}",
                 )
         for pair, amount in believed.items():
             if amount > self._paid[pair]:
@@ -125,7 +140,10 @@ class Checks:
                     f"{name} booked {format_amount(amount)} from {pair[0][:10]},"
                     f" the chain has {format_amount(self._paid[pair])}",
                 )
-        for allocation in node.disk.read(lambda c: repo.find_allocations(c)):
+        allocations = node.disk.read(lambda c: repo.find_allocations(c))
+        if spent > sum(allocation.total for allocation in allocations):
+            self.report("paid above the allocation", f"{name} paid {format_amount(Amount(spent))} in all")
+        for allocation in allocations:
             used = allocation.spent + allocation.reserved
             if used > allocation.total:
                 self.report(
@@ -175,6 +193,8 @@ class Checks:
                 self.report("result lost after acknowledgement", f"n{node.index} lost {sorted(lost)[:3]}")
             if quiet and expect.paid and node.role == "requestor" and node.alive and node.has_payments:
                 self._all_is_paid(node)
+            if quiet and expect.settled and node.role == "provider" and node.alive and node.has_payments:
+                self._all_is_settled(node)
         if quiet:
             self._one_end()
             self._expectations()
@@ -185,6 +205,20 @@ class Checks:
                 self.report(
                     "accepted and not paid",
                     f"n{node.index} owes {payee[:10]} {format_amount(accepted - paid)} of {format_amount(accepted)}",
+                )
+
+    def _all_is_settled(self, node: SimNode) -> None:
+        """An honest provider's bill to an honest requestor has come, was accepted, paid, and both know it."""
+        world = self._world
+        honest = {r.key.address: r for r in _honest_requestors(world) if r.alive}
+        before_ms = round((node.clock() - SETTLED_S) * 1000)
+        for stored in node.disk.read(lambda c: bills.open_invoices(c, before_ms=before_ms)):
+            requestor = honest.get(stored.document.payer)
+            if requestor is not None:
+                self.report(
+                    "billed and not settled",
+                    f"n{node.index}'s invoice of {format_amount(stored.document.amount)} to n{requestor.index}"
+                    f" is {stored.state.value}",
                 )
 
     def _one_end(self) -> None:

@@ -211,6 +211,7 @@ class _ToldMarket(MarketService):
     def _on_record(self, record: MarketRecord, applied: Applied) -> None:
         super()._on_record(record, applied)
         self._node.world.measures.on_record(self._node, record, applied)
+        self._node.world.checks.on_record(self._node, record)
 
 
 class _Lookup:

@@ -101,6 +101,7 @@ class ExpectPart(_Part):
     offers_known: Share = 0.0  # share of honest living nodes that know 99 % of the live offers
     tasks_done: Share = 0.0  # of the honest requestors' tasks
     paid: bool = True  # every accepted invoice of honest requestors
+    settled: bool = True  # every bill between honest nodes, and both know it
     propagation_p99_s: Seconds | None = None
     honest_offers_known: Share = 0.0  # share of honest offers that each honest requestor knows at the least
 

@@ -15,8 +15,7 @@ from weakref import WeakValueDictionary
 from golemp2p import limits
 from golemp2p.core import records
 from golemp2p.core.eip712 import Domain
-from golemp2p.core.records import ExpiredRecordError, MarketRecord
-from golemp2p.errors import RemoteProtocolError
+from golemp2p.core.records import ExpiredRecordError, MarketRecord, UntimelyRecordError
 from golemp2p.market import sync
 from golemp2p.wire.p2p.market import RecordBody, RenewalBody
 
@@ -92,9 +91,14 @@ def _verifying(original: Callable[..., None]) -> Callable[..., None]:
         if record.expires_at <= now:
             raise ExpiredRecordError(f"record {record.id} expired {now - record.expires_at:.1f} s ago")
         if record.issued_at > now + limits.MAX_CLOCK_SKEW_S:
-            raise RemoteProtocolError(f"record {record.id} is issued {record.issued_at - now:.0f} s in the future")
+            raise UntimelyRecordError(f"record {record.id} is issued {record.issued_at - now:.0f} s in the future")
 
     return verify
+
+
+def was_verified(record: MarketRecord, domain: Domain) -> bool:
+    """Whether some node has looked at its signature, and found it good."""
+    return record.__dict__.get(_MARK) == domain
 
 
 @contextmanager

@@ -16,6 +16,7 @@ RUNS = [
     ("free-riders", 10, 5),
     ("chain-outage", 8, 6),
     ("offer-spam", 14, 7),
+    ("tight-budget", 8, 8),
 ]
 
 

@@ -20,6 +20,7 @@ SHIPPED = (
     "requestor-crash",
     "sybil-eclipse",
     "ten-thousand",
+    "tight-budget",
 )
 
 
