@@ -142,16 +142,20 @@ def create_profile(
     except ValidationError as exc:
         first = exc.errors()[0]
         where, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{where}: {why}", hint="a network's name has a-z, 0-9 and -") from exc
+        hint = "a network's name has a-z, 0-9 and -, at most 40 of them" if where == "name" else ""
+        raise UsageError(f"{where}: {why}", hint=hint) from exc
 
 
 def write_private(path: Path, text: str) -> None:
-    """Whole or not at all, readable by the owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Whole or not at all, readable by the owner only. Raises UsageError."""
     part = path.with_name(path.name + ".part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    part.rename(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+        part.rename(path)
+    except OSError as exc:
+        raise UsageError(f"cannot write {path}: {exc.strerror}", hint="choose another place") from exc
 
 
 class JoinedNetworks:
@@ -175,11 +179,14 @@ class JoinedNetworks:
 
     def active(self) -> NetworkProfile | None:
         """The one that `golemp2p run` uses when it is told nothing. Raises UsageError."""
+        name = self.active_name()
+        return None if name is None else self.get(name)
+
+    def active_name(self) -> str | None:
         try:
-            name = self._where.active_network.read_text().strip()
+            return self._where.active_network.read_text().strip()
         except FileNotFoundError:
             return None
-        return self.get(name)
 
     def join(self, profile: NetworkProfile, *, replace: bool = False) -> None:
         """Keep the profile and make it the active one. Raises ConflictError: another one has the name."""
@@ -195,6 +202,6 @@ class JoinedNetworks:
         """Forget it. Raises NotFoundError."""
         if name not in self.names():
             self.get(name)
-        if self._where.active_network.exists() and self._where.active_network.read_text().strip() == name:
+        if self.active_name() == name:
             self._where.active_network.unlink()
         self._file(name).unlink()

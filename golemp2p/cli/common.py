@@ -154,6 +154,11 @@ def find_node(data_dir: Path | None, api_url: str | None, app_key: str | None) -
         try:
             running = json.loads(where.running.read_text())
             os.kill(running["pid"], 0)
+            if "rest_url" not in running:
+                raise errors.NetworkError(
+                    f"a bootnode is running on {where.data}: it has no market and no REST API to ask",
+                    hint="its log says how many peers and records it has; ask another node with --data-dir",
+                )
             api_url = str(running["rest_url"])
         except (FileNotFoundError, ProcessLookupError, ValueError, KeyError):
             raise errors.NetworkError(

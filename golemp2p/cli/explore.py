@@ -9,7 +9,7 @@ import typer
 from golemp2p.cli.common import ApiUrl, AppKeyOption, AsJson, DataDir, echo_json, facts, table, with_client
 
 if TYPE_CHECKING:
-    from golemp2p.wire.rest.node import Peer
+    from golemp2p.wire.rest.node import Peer, SelfTest
 
 REACH: Final = {
     "unknown": "not known yet",
@@ -17,6 +17,12 @@ REACH: Final = {
     "relayed": "through relays only",
     "unreachable": "NOT",
 }
+
+ALONE: Final = (
+    "no peer: is the network's bootnode up, and is the profile that was joined the one that it wrote"
+    " (name, key, addresses)? The node's log names the addresses that it tried"
+)
+ALONE_AFTER_S: Final = 15.0  # of being up: a bootnode that is there was reached by then
 
 
 def _number(value: object, factor: float = 1) -> str:
@@ -37,6 +43,17 @@ def _state(peer: Peer) -> str:
     if not peer.connected:
         return "known"
     return f"connected {peer.direction}{', relayed' if peer.relayed else ''}"
+
+
+def judged(test: SelfTest) -> tuple[bool, str]:
+    """Whether the node is as it should be, and in words; what could not be tried is not called good."""
+    if test.reachability.reach == "unreachable" or (test.own_offers and test.asked and not test.seen):
+        return False, "others do not see this node as they should"
+    if all(one.problem for one in test.asked):
+        return False, ALONE if not test.asked else "no peer could say"
+    if not test.own_offers:
+        return True, "peers answer; this node has no offer that they could hold"
+    return True, "all is well" if test.reachability.reach != "unknown" else "all is well as far as it is known"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -60,6 +77,7 @@ def add_to(app: typer.Typer) -> None:
                 ("peers", found.peers),
                 ("reachable", f"{REACH[found.reachability.reach]}: {found.reachability.reason}"),
                 *((("what to do", found.reachability.advice),) if found.reachability.advice else ()),
+                *((("what to do", ALONE),) if not found.peers and found.uptime_s > ALONE_AFTER_S else ()),
                 ("offers", f"{found.offers} known, {found.own_offers} own"),
                 ("demands", f"{found.demands} known, {found.own_demands} own"),
                 ("activities", found.activities),
@@ -75,7 +93,7 @@ def add_to(app: typer.Typer) -> None:
         """Can others reach this node, and do they see its offers? Asks two peers. Exit code 1 when not."""
         found = with_client(data_dir, api_url, app_key, lambda c: c.node.selftest())
         reach = found.reachability
-        works = reach.reach != "unreachable" and (found.seen or not found.own_offers)
+        works, verdict = judged(found)
         if as_json:
             echo_json(found.to_json())
         else:
@@ -88,7 +106,7 @@ def add_to(app: typer.Typer) -> None:
                         ("asked", f"{one.peer_id}: " + (one.problem or f"holds {one.held} of {found.own_offers}"))
                         for one in found.asked
                     ),
-                    ("verdict", "all is well" if works else "others do not see this node as they should"),
+                    ("verdict", verdict),
                 ]
             )
         raise typer.Exit(0 if works else 1)

@@ -52,7 +52,9 @@ def create(
 
 @app.command(epilog="Example: golemp2p network join lab.toml")
 def join(
-    source: Annotated[str, typer.Argument(help="A profile: a file or an https URL; - is stdin.")],
+    source: Annotated[
+        str, typer.Argument(help="A profile: a file or an https URL; - is stdin. Or the name of one that was joined.")
+    ],
     data_dir: DataDir = None,
     replace: Annotated[bool, typer.Option("--replace", help="In place of another network of that name.")] = False,
     as_json: AsJson = False,
@@ -61,8 +63,10 @@ def join(
     from golemp2p.profiles import JoinedNetworks, parse_profile
 
     where = locations_of(data_dir)
-    profile = parse_profile(_read(source), source)
-    JoinedNetworks(where).join(profile, replace=replace)
+    joined = JoinedNetworks(where)
+    known = source in joined.names() and not Path(source).is_file()
+    profile = joined.get(source) if known else parse_profile(_read(source), source)
+    joined.join(profile, replace=replace)
     if as_json:
         echo_json(_shown(profile, active=True))
     else:
@@ -84,8 +88,11 @@ def list_networks(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if as_json:
         echo_json([_shown(one, active=one == active) for one in profiles])
         return
+    if active is None:
+        none = "No network was joined" if not profiles else "None of them is chosen (golemp2p network join NAME)"
+        say(f"{none}: the node runs on the one that its settings name.")
     if not profiles:
-        say("No network was joined: the node runs on the one that its settings name.")
+        return
     rows = [
         (
             ("* " if one == active else "  ") + one.name,
@@ -103,8 +110,18 @@ def leave(name: Annotated[str, typer.Argument(help="Of a joined network.")], dat
     """Forget a network's profile, its key included."""
     from golemp2p.profiles import JoinedNetworks
 
-    JoinedNetworks(locations_of(data_dir)).leave(name)
-    say(f"Left {name}. A running node stays on it until it is started again.")
+    where = locations_of(data_dir)
+    joined = JoinedNetworks(where)
+    was_active = joined.active_name() == name
+    joined.leave(name)
+    said = f"Left {name}."
+    if was_active:
+        said += " The node's next start is on the network that its settings name"
+        others = joined.names()
+        said += f"; for another: golemp2p network join {others[0]}." if others else "."
+    if where.running.exists():
+        said += " A running node stays where it is until it is started again."
+    say(said)
 
 
 def _read(source: str) -> str:
@@ -195,7 +212,14 @@ def profile_of(where: Locations, network: str | None) -> NetworkProfile | None:
         return joined.active()
     if network.endswith(".toml"):
         return parse_profile(_read(network), network)
-    return joined.get(network) if network in joined.names() else None
+    if network in joined.names():
+        return joined.get(network)
+    if joined.names():
+        say(
+            f"golemp2p: {network} is none of the joined networks ({', '.join(joined.names())}):"
+            " an open one of that name is meant"
+        )
+    return None
 
 
 def net_overrides(profile: NetworkProfile | None, flags: dict[str, Any]) -> dict[str, Any]:
