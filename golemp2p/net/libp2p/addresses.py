@@ -203,6 +203,15 @@ def is_ours(peer: ID) -> bool:
     return True
 
 
+def is_sound(address: Multiaddr) -> bool:
+    """Whether it is one: made of bytes, a multiaddr is only looked at when somebody wants its text."""
+    try:
+        str(address)
+    except ValueError:
+        return False
+    return True
+
+
 def listen_addresses(texts: tuple[str, ...]) -> list[Multiaddr]:
     """Raises UsageError for a malformed address and for a port in use.
 

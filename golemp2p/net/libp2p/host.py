@@ -41,6 +41,7 @@ from golemp2p.net.libp2p.addresses import (
     dial_addresses,
     dialable,
     is_ours,
+    is_sound,
     libp2p_id,
     listen_addresses,
 )
@@ -95,7 +96,7 @@ class _PeerStore(PeerStore):  # type: ignore[misc] # as above
 
     def add_addrs(self, peer_id: ID, addrs: Sequence[Multiaddr], ttl: int = 0) -> None:
         if is_ours(peer_id):  # others' DHT answers, and peers that gossip names, may be of any kind
-            super().add_addrs(peer_id, addrs, ttl)
+            super().add_addrs(peer_id, [address for address in addrs if is_sound(address)], ttl)
 
     def _enforce_peer_limit(self) -> None:
         if len(self.peer_data_map) <= self.max_peers:

@@ -52,3 +52,12 @@ async def test_peers_that_others_name_and_that_can_be_no_nodes_are_not_remembere
     async with open_libp2p_network(NodeKey.generate(), ALONE) as node:
         node._host.get_peerstore().add_addrs(stranger, [Multiaddr("/ip4/127.0.0.1/tcp/1")], 3600)
         assert node.peers() == []
+
+
+async def test_addresses_that_are_no_multiaddrs_are_not_remembered() -> None:
+    async with open_libp2p_network(NodeKey.generate(), ALONE) as node:
+        peer = NodeKey.generate().peer_id
+        good = Multiaddr("/ip4/192.0.2.7/tcp/1")
+        node._host.get_peerstore().add_addrs(libp2p_id(peer), [Multiaddr(b"x"), good, Multiaddr(b"\xff")], 3600)
+        assert node.known_addresses(peer) == [str(good)]
+        assert [info.peer for info in node.peers()] == [peer]
