@@ -6,6 +6,7 @@ is compared with every COMPARE_INTERVAL_S: equal books cost one small call, and 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from golemp2p import limits
 from golemp2p.core.ids import PeerId
 from golemp2p.core.records import MarketRecord, UntimelyRecordError
 from golemp2p.errors import RemoteProtocolError
-from golemp2p.market.book import BUCKETS, KEY_BYTES, Applied, OrderBook
+from golemp2p.market.book import BUCKETS, KEY_BYTES, Applied, OrderBook, record_key
 from golemp2p.net.rpc import Method, Rpc
 from golemp2p.wire.p2p.market import PROTOCOL, CompareBody, EntriesBody, FetchBody, PullBody, RecordBody, RecordsBody
 
@@ -35,6 +36,9 @@ class Comparing:
         self, book: OrderBook, rpc: Rpc, clock: Callable[[], float], take: Callable[[MarketRecord], Applied]
     ) -> None:
         self._book, self._rpc, self._clock, self._take = book, rpc, clock, take
+        # What the book had no room for, and until when it is not fetched again: two nodes that keep different records
+        # of one issuer differ for ever.
+        self._unwanted: OrderedDict[tuple[bytes, int], float] = OrderedDict()
 
     def handlers(self) -> dict[str, Method]:
         return {"pull": self.on_pull, "compare": self.on_compare, "fetch": self.on_fetch}
@@ -59,7 +63,12 @@ class Comparing:
     async def _compare(self, peer: PeerId) -> int:
         body = CompareBody(buckets=self._book.buckets()).to_wire()
         answer = await self._rpc.call(peer, PROTOCOL, "compare", body, timeout_s=limits.MARKET_RPC_TIMEOUT_S)
-        wanted = [key for key, sequence in _entries(peer, answer) if self._book.lacks(key, sequence)]
+        now = self._clock()
+        wanted = [
+            key
+            for key, sequence in _entries(peer, answer)
+            if self._book.lacks(key, sequence) and self._unwanted.get((key, sequence), now) <= now
+        ]
         changes, refused = 0, _Refused(peer)
         while wanted:
             asked = wanted[: limits.PULL_PAGE_RECORDS]
@@ -78,7 +87,13 @@ class Comparing:
         changes = 0
         for entry in entries:
             try:
-                changes += self._take(entry.record()) not in UNCHANGED
+                record = entry.record()
+                applied = self._take(record)
+                changes += applied not in UNCHANGED
+                if applied is Applied.REFUSED:
+                    self._unwanted[record_key(record.id), record.sequence] = self._clock() + limits.REFUSED_AGAIN_S
+                    if len(self._unwanted) > limits.MAX_RECORDS:
+                        self._unwanted.popitem(last=False)
             except UntimelyRecordError:
                 continue
             except RemoteProtocolError as exc:  # the rest may be fine

@@ -218,3 +218,22 @@ async def test_an_offer_that_was_made_alone_is_told_to_all_once_there_is_somebod
         await link(near, provider)
         await trio.sleep(10)
         assert all(far.market.book.get(offer, far.now()) for offer in offers)
+
+
+async def test_what_a_book_has_no_room_for_is_fetched_once(
+    hub: MemoryHub, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an issuer that gives different records to different nodes keeps them fetching for ever."""
+    monkeypatch.setattr(limits, "MAX_RECORDS_PER_ISSUER", 3)
+    issuer = NodeKey.generate()
+    async with open_node(hub) as one, open_node(hub) as other:
+        for node in (one, other):
+            for _ in range(3):
+                node.market.sync.take(record_of(issuer))
+        fetches = count_calls(other)
+        await link(one, other)
+        await trio.sleep(10 * sync_module.COMPARE_INTERVAL_S)
+        assert len(fetches["compare"]) >= 5
+        assert len(fetches["fetch"]) == 1
+        await trio.sleep(limits.REFUSED_AGAIN_S)
+        assert len(fetches["fetch"]) == 2
