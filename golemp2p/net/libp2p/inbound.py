@@ -38,12 +38,13 @@ class InboundGuard:
         remote = socket.get_remote_address()
         ip = remote[0] if remote else getattr(socket, "via", "?")
         try:
-            if self._established[ip] >= self._max_per_ip or self._established.total() >= MAX_INBOUND:
-                self.refused += 1
-                log.info("connection refused", ip=ip, connections=self._established[ip], limit=self._max_per_ip)
+            if self._is_full_for(ip):
                 return
             connection = await self._handshake(socket, listener)
             if connection is None:
+                return
+            if self._is_full_for(ip):  # by those whose handshakes ran beside this one
+                await connection.close()
                 return
             self._established[ip] += 1
             try:
@@ -58,6 +59,13 @@ class InboundGuard:
         finally:
             with trio.move_on_after(limits.STREAM_CLOSE_TIMEOUT_S, shield=True):
                 await socket.close()
+
+    def _is_full_for(self, ip: str) -> bool:
+        if self._established[ip] < self._max_per_ip and self._established.total() < MAX_INBOUND:
+            return False
+        self.refused += 1
+        log.info("connection refused", ip=ip, connections=self._established[ip], limit=self._max_per_ip)
+        return True
 
     async def _handshake(self, socket: Any, listener: Any) -> Any | None:
         self._serial += 1

@@ -1,6 +1,8 @@
-"""Peers whose identity is no secp256k1 key: libp2p knows many kinds, golemp2p one. They get nowhere and end nothing."""
+"""Who is not let in: peers whose identity is no secp256k1 key (libp2p knows many kinds), and too many at once."""
 
 from __future__ import annotations
+
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 import trio
@@ -8,11 +10,13 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
+from golemp2p.errors import GolemError
 from golemp2p.identity.keys import NodeKey
 from golemp2p.net.config import NetConfig
 from golemp2p.net.libp2p import host as host_module
 from golemp2p.net.libp2p import open_libp2p_network
 from golemp2p.net.libp2p.addresses import libp2p_id
+from golemp2p.net.libp2p.host import Libp2pNetwork
 from tests.integration.net.conftest import until
 
 ALONE = NetConfig(dht=False)
@@ -61,3 +65,21 @@ async def test_addresses_that_are_no_multiaddrs_are_not_remembered() -> None:
         node._host.get_peerstore().add_addrs(libp2p_id(peer), [Multiaddr(b"x"), good, Multiaddr(b"\xff")], 3600)
         assert node.known_addresses(peer) == [str(good)]
         assert [info.peer for info in node.peers()] == [peer]
+
+
+async def test_connections_that_come_at_the_same_moment_are_bounded_too() -> None:
+    bounded = NetConfig(dht=False, min_peers=0, target_peers=0, min_outbound=0, max_connections_per_ip=2)
+    alone = NetConfig(dht=False, min_peers=0, target_peers=0, min_outbound=0)
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(open_libp2p_network(NodeKey.generate(), bounded))
+        others = [await stack.enter_async_context(open_libp2p_network(NodeKey.generate(), alone)) for _ in range(8)]
+
+        async def connect(other: Libp2pNetwork) -> None:
+            with suppress(GolemError):
+                await other.connect(node.addresses()[0])
+
+        async with trio.open_nursery() as nursery:
+            for other in others:
+                nursery.start_soon(connect, other)
+        await until("the others are gone", lambda: node.guard.refused >= 6, 60)
+        await until("two are left", lambda: sum(peer.connected for peer in node.peers()) == 2, 60)
