@@ -31,6 +31,7 @@ from golemp2p.core.properties import flatten
 from golemp2p.core.records import MarketRecord, RecordKind
 from golemp2p.errors import NotFoundError, PolicyError, UsageError
 from golemp2p.identity import Signer
+from golemp2p.market.outcomes import withdrawn
 from golemp2p.market.service import MarketService
 from golemp2p.net.port import Network
 from golemp2p.networks import merge
@@ -206,8 +207,8 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
 
     @router.post("/golemp2p/v1/explain", response_model=list[rest.OfferVerdict], responses=answers(404))
     async def explain_demand(body: rest.DemandTerms, _caller: Me) -> Response:
-        """For each live offer (a thousand at most): whether it matches this demand, and what keeps it from an
-        agreement."""
+        """For each live offer (a thousand at most), and what providers without one offered lately: whether it matches
+        this demand, and what keeps it from an agreement."""
         if body.demand_id is not None:
             own = node.market.subscriptions.get(SubscriptionId(body.demand_id), RecordKind.DEMAND).record
             demand, subnet = own.terms, own.subnet
@@ -220,7 +221,10 @@ def _own_routes(router: APIRouter, node: NodeContext) -> None:
         def told(offer: MarketRecord) -> dict[str, object]:
             return verdict_of(demand, offer, outcomes.of(offer.id)).to_json()
 
-        return JSONResponse(await _look_through(node, subnet, told, MAX_OFFERS_SHOWN))
+        found = await _look_through(node, subnet, told, MAX_OFFERS_SHOWN)
+        for offer, at in node.market.book.gone(time.time(), subnet=subnet):
+            found.append(verdict_of(demand, offer, outcomes.of(offer.id) or withdrawn(at)).to_json())
+        return JSONResponse(found[:MAX_OFFERS_SHOWN])
 
     @router.get(
         "/golemp2p/v1/agreements/{agreement}",

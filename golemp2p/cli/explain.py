@@ -35,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
         app_key: AppKeyOption = None,
         as_json: AsJson = False,
     ) -> None:
-        """Say for each provider seen why it does not take a demand: clause, price, capacity, unreachable, refused."""
+        """Say for each provider seen why it does not take a demand: clause, price, capacity, unreachable, busy, …"""
 
         async def ask(client: NodeClient) -> list[tuple[str, list[OfferVerdict]]]:
             if demand is None:
@@ -84,7 +84,7 @@ def _show(demand: str, verdicts: list[OfferVerdict]) -> None:
 def why(verdict: OfferVerdict) -> str:
     """One line: the failed clauses and what there is instead, or what became of the last attempt."""
     last = verdict.last_attempt
-    if verdict.cause in ("unreachable", "refused") and last is not None:
+    if verdict.cause in ("unreachable", "refused", "withdrawn") and last is not None:
         code = f"{last.code}: " if last.code else ""
         return f"{last.at:%H:%M:%S} {code}{last.message}"
     if verdict.cause == "none":

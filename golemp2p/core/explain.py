@@ -25,6 +25,7 @@ class Cause(StrEnum):
     PROVIDER_RULE = "provider-rule"  # a clause of the offer
     UNREACHABLE = "unreachable"
     REFUSED = "refused"  # by the provider, with its code
+    WITHDRAWN = "withdrawn"  # it would match: its provider is busy, or has stopped
     NONE = "none"  # it matches
 
 

@@ -64,6 +64,7 @@ class OrderBook:
         self._snapshot: _Snapshot | None = None
         self._n_offers = 0
         self._heard: dict[SubscriptionId, float] = {}
+        self._gone: dict[PeerId, tuple[MarketRecord, float]] = {}  # withdrawn offers, the newest of each issuer
         self._keys: dict[bytes, SubscriptionId] = {}  # what neighbours compare by
         self._buckets = array("Q", bytes(8 * BUCKETS))
         self._n_bytes = 0
@@ -92,6 +93,11 @@ class OrderBook:
         if record.issuer != self._me and not (self._fits_issuer(record, known) and self._make_room(record, known)):
             return Applied.REFUSED
         self._put(record)
+        if record.kind is RecordKind.WITHDRAWAL and known is not None and known.kind is RecordKind.OFFER:
+            self._gone.pop(record.issuer, None)
+            self._gone[record.issuer] = known, now
+            if len(self._gone) > limits.MAX_GONE_OFFERS:
+                del self._gone[next(iter(self._gone))]
         self._heard.setdefault(record.id, now)
         if record.kind is RecordKind.WITHDRAWAL:
             return Applied.WITHDRAWN
@@ -189,6 +195,14 @@ class OrderBook:
         if record is None or record.kind is RecordKind.WITHDRAWAL or record.expires_at <= now:
             return None
         return record
+
+    def gone(self, now: float, *, subnet: str) -> Iterator[tuple[MarketRecord, float]]:
+        """Of each issuer without a live offer, the one that it withdrew last, and when; forgotten after a while."""
+        for peer, (offer, at_s) in list(self._gone.items()):
+            issuer = self._issuers.get(peer)
+            has_others = issuer is not None and any(self._records[i].kind is RecordKind.OFFER for i in issuer.live)
+            if not has_others and now - at_s < limits.OUTCOME_KEEP_S and offer.subnet == subnet:
+                yield offer, at_s
 
     def live(self, kind: RecordKind, now: float, *, subnet: str | None = None) -> Iterator[MarketRecord]:
         for record in list(self._records.values()):

@@ -22,6 +22,11 @@ class Outcome:
     message: str
 
 
+def withdrawn(at: float) -> Outcome:
+    """Of an offer that is no more since ``at``."""
+    return Outcome(at, Cause.WITHDRAWN, "", "its provider has withdrawn it: it is busy, or has stopped")
+
+
 class Outcomes:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

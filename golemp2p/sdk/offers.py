@@ -120,8 +120,15 @@ def why_no_offers(verdicts: Sequence[OfferVerdict], problems: Mapping[str, str],
     """
     if not verdicts:
         return f"no offers were seen within {waited_s:g} s"
-    matching = [v for v in verdicts if v.result == "true"]
+    withdrawn = sum(v.cause == "withdrawn" for v in verdicts)
+    matching = [v for v in verdicts if v.result == "true" and v.cause != "withdrawn"]
+    if withdrawn and not matching and not problems:
+        return f"{_offers(withdrawn)} would match, but withdrawn since: busy providers do that, and those that stop"
     if matching:
+        # What other jobs of this node met with, when this one has not asked anybody.
+        problems = problems or {
+            v.provider_name: f"{v.cause}: {v.last_attempt.message}" for v in matching if v.last_attempt
+        }
         if problems:
             told = "; ".join(f"{name}: {problem}" for name, problem in sorted(problems.items())[:5])
             return f"{_offers(len(verdicts))} seen, {len(matching)} match, but no agreement came about: {told}"

@@ -131,8 +131,9 @@ class LastAttempt(RestModel):
 class OfferVerdict(RestModel):
     """Why an offer matches a demand or not; clauses are of the side that has them.
 
-    ``cause``: runtime, subnet, isolation, capacity, price, payment, clause, provider-rule, unreachable, refused or
-    none; ``has``: what the other side says where a clause fails; ``price_per_hour``: GLM, of one busy thread.
+    ``cause``: runtime, subnet, isolation, capacity, price, payment, clause, provider-rule, unreachable, refused,
+    withdrawn or none; ``has``: what the other side says where a clause fails; ``price_per_hour``: GLM, of one busy
+    thread.
     """
 
     offer_id: str

@@ -49,6 +49,29 @@ def test_a_withdrawal_is_the_last_word_even_when_it_comes_first() -> None:
     assert list(book.live(RecordKind.OFFER, NOW)) == []
 
 
+def test_what_a_provider_offered_last_explains_why_there_is_no_offer_until_it_has_another_or_time_passes() -> None:
+    book = OrderBook()
+    one, two = offer(), offer()
+    for number, record in enumerate((one, two)):
+        book.apply(record, NOW)
+        book.apply(record.withdrawn(now=NOW, sequence=2), NOW + number)
+    assert list(book.gone(NOW, subnet="public")) == [(two, NOW + 1)]
+    assert list(book.gone(NOW, subnet="other")) == []
+    assert list(book.gone(NOW + 1 + limits.OUTCOME_KEEP_S, subnet="public")) == []
+    book.apply(offer(), NOW)
+    assert list(book.gone(NOW, subnet="public")) == []
+
+
+def test_withdrawn_offers_that_are_remembered_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_GONE_OFFERS", 3)
+    book = OrderBook()
+    for issuer in (NodeKey.generate().peer_id for _ in range(5)):
+        record = offer(issuer)
+        book.apply(record, NOW)
+        book.apply(record.withdrawn(now=NOW, sequence=2), NOW)
+    assert len(list(book.gone(NOW, subnet="public"))) == 3
+
+
 def test_nobody_changes_anothers_record() -> None:
     record = offer()
     book = OrderBook()

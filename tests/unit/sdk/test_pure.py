@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from golemp2p.core.properties import Properties
 from golemp2p.sdk.contracts import Contract, Meter, shares
 from golemp2p.sdk.offers import LinearPrice, implausible, threads_of, why_no_offers
 from golemp2p.sdk.script import Script
-from golemp2p.wire.rest.node import OfferVerdict
+from golemp2p.wire.rest.node import LastAttempt, OfferVerdict
 
 OFFER: Properties = {
     "golem.com.pricing.model": "linear",
@@ -114,6 +116,11 @@ def test_no_offers_are_explained_by_the_clause_that_fails_most() -> None:
     assert why_no_offers([], {}, waited_s=3) == "no offers were seen within 3 s"
     refused = why_no_offers([verdict("true")], {"p": "it refused: full"}, waited_s=3)
     assert refused == "1 offer seen, 1 match, but no agreement came about: p: it refused: full"
+    full = LastAttempt(at=datetime.now(UTC), cause="refused", code="NoCapacity", message="no capacity left")
+    others = verdict("true").model_copy(update={"cause": "refused", "last_attempt": full})
+    assert "p: refused: no capacity left" in why_no_offers([others], {}, waited_s=3)
+    busy = verdict("true").model_copy(update={"cause": "withdrawn"})
+    assert "2 offers would match, but withdrawn since" in why_no_offers([busy, busy], {}, waited_s=3)
 
 
 def test_a_script_is_cut_after_a_run_that_may_fail() -> None:
