@@ -138,6 +138,10 @@ class OrderBook:
             heapq.heappop(self._shares)
         return None
 
+    def knows(self, issuer: PeerId) -> bool:
+        """Whether a record of ``issuer`` is here."""
+        return issuer in self._issuers
+
     def count_offers(self) -> int:
         return self._n_offers
 

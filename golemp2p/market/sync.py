@@ -32,7 +32,7 @@ GOSSIP_WINDOW_S: Final = 0.03  # what is announced within it goes into one messa
 GOSSIP_BYTES: Final = 190 * 1024  # of records in a message; below GOSSIP_MAX_BYTES
 COMPARE_INTERVAL_S: Final = 20.0
 MESH_FORMS_S: Final = 4.0  # some heartbeats: what is published before, GossipSub tells nobody
-_WHOLE_NODE: Final = "gossip"
+_STRANGERS: Final = "strangers"
 
 
 class RecordListener(Protocol):
@@ -66,7 +66,8 @@ class RecordSync:
         self.comparing = Comparing(book, rpc, clock, self.take)
         self.quiet: Callable[[], bool] = lambda: False  # offers go by rendezvous: no gossip, no comparing
         self._topics: set[str] = set()
-        self._new = RateLimit(limits.NEW_RECORDS_PER_S, limits.NEW_RECORDS_BURST)
+        self._strangers = RateLimit(limits.NEW_RECORDS_PER_S, limits.NEW_RECORDS_BURST)
+        self._known = RateLimit(limits.KNOWN_RECORDS_PER_S, limits.KNOWN_RECORDS_BURST, max_keys=limits.MAX_RECORDS)
         self._missed = RateLimit(1 / limits.COMPARE_AGAIN_S, 1)
         self._pushes = RateLimit(limits.PUSHED_RECORDS_PER_S, limits.PUSHED_RECORDS_BURST)
         self._announce, self._announced = trio.open_memory_channel[tuple[MarketRecord, bool]](limits.MAX_RECORDS)
@@ -155,8 +156,7 @@ class RecordSync:
         """
         if self._book.any(record.id) == record:
             return False
-        if not self._new.allow(_WHOLE_NODE, self._clock()):
-            log.info("gossip_budget_spent", forwarder=forwarder)
+        if not self._affordable(record.issuer, forwarder):
             return None
         try:
             if self._book.is_news(record):
@@ -167,6 +167,15 @@ class RecordSync:
             verify_record(record, self._domain, now=record.issued_at)
         except UntimelyRecordError:
             return None  # it ends before it begins: never looked at further
+        return False
+
+    def _affordable(self, issuer: PeerId, forwarder: PeerId) -> bool:
+        """Whether one more record may be verified. A flood of new names spends what there is for new names only."""
+        now = self._clock()
+        known = self._book.knows(issuer)
+        if self._known.allow(issuer, now) if known else self._strangers.allow(_STRANGERS, now):
+            return True
+        log.info("gossip_budget_spent", forwarder=forwarder, known_issuer=known)
         return False
 
     def _renew(self, renewal: RenewalBody, message: GossipMessage) -> bool:
@@ -180,8 +189,7 @@ class RecordSync:
             record = renewal.record(known)
             if known.kind is RecordKind.WITHDRAWAL or not self._book.is_news(record):
                 return False
-            if not self._new.allow(_WHOLE_NODE, self._clock()):
-                log.info("gossip_budget_spent", forwarder=message.forwarder)
+            if not self._affordable(record.issuer, message.forwarder):
                 return False
             try:
                 if topic_of(self._domain.network, record.subnet) == message.topic:
@@ -193,7 +201,7 @@ class RecordSync:
                     raise
                 log.info("renewal_refused", origin=message.origin, forwarder=message.forwarder, reason=str(exc))
         if self._missed.allow(message.forwarder, self._clock()):
-            self._on_peer(message.forwarder, True)
+            self._catch_up_with(message.forwarder)
         return False
 
     async def _on_gossip(self, message: GossipMessage) -> None:

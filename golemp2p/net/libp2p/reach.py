@@ -73,8 +73,11 @@ class ReachKeeper:
         found = []
         for relay, reservation in self._network.circuits.reservations.items():
             # Where we dialled it, and what it says of itself (a name may be all of that).
-            told = [*self._dialled(relay), *reservation.addresses, *self._network.known_addresses(relay)]
+            dialled = self._dialled(relay)
+            told = [*dialled, *reservation.addresses, *self._network.known_addresses(relay)]
             usable = [str(a) for a in dial_plan(told, own=self._network.peer_id, target=relay)[0]]
+            # Its word may name others' machines; on a LAN we believe what we have dialled ourselves only.
+            usable = [a for a in usable if a in dialled or not (dialled and is_local(host_of(a)))]
             usable.sort(key=lambda text: is_local(host_of(text)))
             found += [f"{text}/p2p/{relay}{CIRCUIT}" for text in usable[: limits.RELAY_MAX_ADDRESSES]]
         return found

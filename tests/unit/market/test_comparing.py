@@ -237,3 +237,16 @@ async def test_what_a_book_has_no_room_for_is_fetched_once(
         assert len(fetches["fetch"]) == 1
         await trio.sleep(limits.REFUSED_AGAIN_S)
         assert len(fetches["fetch"]) == 2
+
+
+async def test_a_flood_of_new_names_does_not_silence_those_that_are_known(
+    hub: MemoryHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "NEW_RECORDS_BURST", 3)
+    sync, book = a_sync()
+    honest = NodeKey.generate()
+    for issuer in (honest, *(NodeKey.generate() for _ in range(9)), honest, honest):
+        data = msgpack.packb({"records": [RecordBody.of(record_of(issuer)).to_wire()]})
+        sync._validate(GossipMessage(TOPIC, NodeKey.generate().peer_id, NodeKey.generate().peer_id, data))
+    assert len(book) == 5
+    assert sum(record.issuer == honest.peer_id for record in book.all_records(NOW)) == 3
