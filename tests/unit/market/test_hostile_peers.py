@@ -652,7 +652,7 @@ def test_an_older_version_of_what_a_node_has_is_passed_on_with_news() -> None:
 def test_what_a_busy_node_did_not_verify_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = a_sync()
     spent = [False, True]
-    monkeypatch.setattr(first._strangers, "allow", lambda *_: not spent.pop(0))
+    monkeypatch.setattr(first, "_affordable", lambda *_: not spent.pop(0))
     message = gossip(record_of(KEY_A), replace(GOOD, signature=bytes(65)))
     assert first._validate(message) is Verdict.IGNORE
 
