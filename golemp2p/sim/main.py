@@ -83,6 +83,9 @@ def _run(options: argparse.Namespace, name: str) -> Result:
                 bar.update(task, completed=sample.at_s, news=news)
 
             result = simulate(scenario, until_s=until_s, log_file=log_file, progress=progress)
+    except Exception:  # a bug of a service or of the simulation: the traceback follows
+        console.print(f"[red]it broke; again with:[/red] {replay_command(name, scenario, options)}", soft_wrap=True)
+        raise
     finally:
         if log_file is not None:
             log_file.close()

@@ -10,6 +10,7 @@ from golemp2p.sim.scenario import load, parse, shipped
 SHIPPED = (
     "chain-outage",
     "churn-30",
+    "crash-while-paying",
     "first-offers",
     "flash-crowd",
     "free-riders",
@@ -75,6 +76,18 @@ ONE = 'name = "x"\n[[providers]]\ncount = 3\n'
 def test_a_scenario_that_cannot_be_meant_is_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=r"^mine\.toml: " + re.escape(said)):
         parse(text, "mine.toml")
+
+
+def test_a_run_that_breaks_says_how_to_see_it_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("golemp2p.sim.main.simulate", breaks)
+    with pytest.raises(ZeroDivisionError):
+        main(["first-offers", "--nodes", "4", "--seed", "9"])
+    assert "scripts/simulate first-offers --seed 9 --nodes 4" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
