@@ -77,6 +77,12 @@ def _own_key(where: Locations) -> NodeKey:
     return key
 
 
+def _for_others(addresses: list[str]) -> list[str]:
+    """Without those on loopback, unless there are no others."""
+    outside = [address for address in addresses if not address.startswith(("/ip4/127.", "/ip6/::1/"))]
+    return outside or addresses
+
+
 async def _serve(
     settings: Settings,
     where: Locations,
@@ -101,7 +107,7 @@ async def _serve(
                 found = node.facts()
                 if output is not None:
                     base = network or NetworkProfile(name=settings.net.network, psk=settings.net.psk)
-                    known = list(dict.fromkeys([*found["addresses"], *base.bootstrap]))
+                    known = list(dict.fromkeys([*_for_others(found["addresses"]), *base.bootstrap]))
                     write_private(output, base.model_copy(update={"bootstrap": known}).to_toml())
                 write_private(where.running, json.dumps(found))
                 try:

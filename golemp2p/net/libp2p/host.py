@@ -211,9 +211,9 @@ class Libp2pNetwork:
         direction = ""
         if connections:
             direction = "in" if connections[0].direction.name == "INBOUND" else "out"
-        addresses = tuple(
-            text if text.endswith(f"/p2p/{peer}") else f"{text}/p2p/{peer}" for text in self.known_addresses(peer)
-        )
+        known = self.known_addresses(peer)
+        whole = (text if text.endswith(f"/p2p/{peer}") else f"{text}/p2p/{peer}" for text in known)
+        addresses = tuple(dict.fromkeys(whole))
         relayed = bool(connections) and all(is_relayed(connection) for connection in connections)
         return PeerInfo(peer, addresses, bool(connections), direction, self.keeper.round_trip_s.get(peer), relayed)
 
