@@ -31,7 +31,7 @@ def test_a_known_signature_does_not_change_what_a_nodes_clock_says() -> None:
     early, late = NOW - limits.MAX_CLOCK_SKEW_S - 1, record.expires_at
     for verify in (records.verify_record, None):
         with computed_once():
-            check = verify or sync.verify_record
+            check = verify or vars(sync)["verify_record"]  # as the service finds it
             check(record, DOMAIN, now=NOW)
             with pytest.raises(UntimelyRecordError):
                 check(record, DOMAIN, now=early)
