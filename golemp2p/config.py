@@ -51,6 +51,7 @@ class NetSection(Section):
     mdns: bool = False
     upnp: bool = False
     spread: Literal["auto", "gossip", "rendezvous"] = "auto"
+    connections_per_ip: Annotated[int, Field(ge=1, le=10_000)] = limits.MAX_CONNECTIONS_PER_IP
     lane: bool = True
     lane_listen: str = ""
 

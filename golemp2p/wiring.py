@@ -40,6 +40,7 @@ def net_config(settings: Settings, where: Locations, *, relay_service: bool | No
         mdns=net.mdns,
         upnp=net.upnp,
         peers_file=where.peers,
+        max_connections_per_ip=net.connections_per_ip,
     )
 
 

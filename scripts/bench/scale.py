@@ -93,7 +93,10 @@ async def start(stack: AsyncExitStack, directory: Path, name: str, *words: str) 
     write_private(where.password, password)
     command = [sys.executable, "-m", "golemp2p.cli.main", *words, "--data-dir", str(where.data)]
     command += ["--listen", "/ip4/127.0.0.1/tcp/0"]
-    env = {k: v for k, v in os.environ.items() if not k.startswith("GOLEMP2P_")} | {"GOLEMP2P_LOG__LEVEL": "warning"}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GOLEMP2P_")} | {
+        "GOLEMP2P_LOG__LEVEL": "warning",
+        "GOLEMP2P_NET__CONNECTIONS_PER_IP": "1000",  # all of them have one
+    }
     child = await stack.enter_async_context(open_child(command, env=env, log=where.data / "log"))
     return Node(where, child), await until_running(where, child)
 
