@@ -68,6 +68,7 @@ from golemp2p.payment.networks import PaymentNetwork, of_profile
 from golemp2p.payment.ports import PaymentSettings
 from golemp2p.payment.purse import Caps
 from golemp2p.payment.service import PaymentService
+from golemp2p.profiles import write_private
 from golemp2p.runtimes.registry import make_runtimes
 from golemp2p.storage import Storage, open_storage
 from golemp2p.storage import app_keys as app_key_rows
@@ -177,16 +178,8 @@ async def _load_keys(storage: Storage, locations: Locations, origins: Sequence[s
         cli = node_api.new_secret()
         await storage.run(lambda c: app_key_rows.put_app_key(c, CLI_KEY_NAME, cli, (), time.time()))
         keys.put(AppKey(CLI_KEY_NAME, cli))
-    _write_private(locations, "app_key", cli)
+    write_private(locations.app_key, cli)
     return keys, cli
-
-
-def _write_private(locations: Locations, name: str, text: str) -> None:
-    path = getattr(locations, name)
-    part = path.with_name(path.name + ".part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    part.rename(path)
 
 
 def bind_rest(listen: str) -> socket.socket:
@@ -372,7 +365,7 @@ async def _run_services(
         nursery.start_soon(end_silent_demands, market, presence, time.time)
         await nursery.start(serve_rest, app, rest_socket)
         facts = facts_of(node)
-        _write_private(locations, "running", json.dumps(facts))
+        write_private(locations.running, json.dumps(facts))
         log.info("node_ready", **{name: facts[name] for name in ("peer_id", "address", "rest_url")})
         try:
             yield node

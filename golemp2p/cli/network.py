@@ -143,6 +143,7 @@ def _read(source: str) -> str:
 def _fetch(url: str) -> str:
     """Bounded; https, or http on loopback. Raises UsageError, NetworkError."""
     import httpx
+    import trio
 
     from golemp2p import limits
     from golemp2p.networks.schema import check_url
@@ -154,20 +155,24 @@ def _fetch(url: str) -> str:
 
     async def get() -> str:
         body = b""
-        async with (
-            httpx.AsyncClient(timeout=limits.PROFILE_FETCH_TIMEOUT_S) as client,
-            client.stream("GET", url) as response,
-        ):
-            if response.status_code != httpx.codes.OK:
-                raise NetworkError(f"{url} answers {response.status_code}", hint="is it the address of a profile?")
-            async for piece in response.aiter_bytes():
-                body += piece
-                if len(body) > limits.MAX_PROFILE_BYTES:
-                    break
+        # For all of it: httpx's own timeout is for each piece, and pieces may come one by one for ever.
+        with trio.fail_after(limits.PROFILE_FETCH_TIMEOUT_S):
+            async with (
+                httpx.AsyncClient(timeout=limits.PROFILE_FETCH_TIMEOUT_S) as client,
+                client.stream("GET", url) as response,
+            ):
+                if response.status_code != httpx.codes.OK:
+                    raise NetworkError(f"{url} answers {response.status_code}", hint="is it the address of a profile?")
+                async for piece in response.aiter_bytes():
+                    body += piece
+                    if len(body) > limits.MAX_PROFILE_BYTES:
+                        break
         return body.decode("utf-8", "replace")
 
     try:
         return run_async(get)
+    except trio.TooSlowError as exc:
+        raise NetworkError(f"{url} did not come within {limits.PROFILE_FETCH_TIMEOUT_S:g} s") from exc
     except httpx.HTTPError as exc:
         raise NetworkError(f"cannot fetch {url}: {exc or type(exc).__name__}") from exc
 

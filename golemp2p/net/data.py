@@ -93,7 +93,7 @@ class DataService:
             log.info("peer_knows_no_lanes", peer=peer, error=str(exc))
             await wire.stream.aclose()
             return Wire(await self._network.open_stream(peer, PROTOCOL))
-        except BaseException:
+        except BaseException:  # cancellation too: nobody else would close the stream
             await wire.stream.aclose()
             raise
 
@@ -103,7 +103,7 @@ class DataService:
             await self._handle(lane)
         except GolemError as exc:
             log.info("lane_broke", peer=lane.peer, error=str(exc))
-        except Exception as exc:
+        except Exception as exc:  # broad: our mistake with one peer must not end the node
             log.exception("lane_failed", peer=lane.peer, error=str(exc))
         finally:
             await lane.aclose()

@@ -48,7 +48,7 @@ class Neighbours:
         self._anchors = await trio.to_thread.run_sync(_read, self._config.peers_file)
         async with trio.open_nursery() as nursery:
             if self._config.peers_file is not None:
-                nursery.start_soon(self._remember)
+                nursery.start_soon(self._remember_now_and_then)
             while True:
                 missing = await self._dial_round()
                 more = await self._grow()
@@ -142,22 +142,32 @@ class Neighbours:
         return list(filter(is_numeric, answer))  # hearsay must not make us ask any name server
 
     # --- over a restart ---------------------------------------------------------------------------------------------
-    async def _remember(self) -> None:
+    async def _remember_now_and_then(self) -> None:
         while True:
             await trio.sleep(limits.ANCHORS_KEEP_S)
-            await trio.to_thread.run_sync(self.write_anchors)
+            await self.remember()
 
-    def write_anchors(self) -> None:
-        """Peers that we dialled and that are there: where a next start begins, whatever its bootnodes say."""
-        if self._config.peers_file is None:
-            return
+    async def remember(self) -> None:
+        """Write down peers that we dialled and that are there: where a next start begins, whatever its bootnodes say.
+
+        Never raises: without the file a next start has its bootnodes.
+        """
+        path = self._config.peers_file
         good = [p for p in self._connected() if p.direction == "out" and not p.relayed and p.addresses]
         addresses = [next((a for a in p.addresses if CIRCUIT not in a), "") for p in good]
         kept = [address for address in addresses if address][: limits.ANCHORS]
-        if kept:
-            part = self._config.peers_file.with_suffix(".part")
-            part.write_text(json.dumps(kept))
-            part.rename(self._config.peers_file)
+        if path is None or not kept:
+            return
+        try:
+            await trio.to_thread.run_sync(_write, path, kept)
+        except OSError as exc:
+            log.warning("peers not remembered", path=str(path), error=exc.strerror)
+
+
+def _write(path: Path, addresses: list[str]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(addresses))
+    part.rename(path)
 
 
 def choose(heard: list[str], connected: list[PeerInfo], me: PeerId, most: int) -> list[str]:

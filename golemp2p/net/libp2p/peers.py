@@ -48,7 +48,7 @@ class PeerKeeper:
 
     async def stop(self) -> None:
         """No more dialling: a connection made while the host closes would stay open for ever."""
-        await trio.to_thread.run_sync(self.neighbours.write_anchors)
+        await self.neighbours.remember()
         self._running.cancel()
         for scope in list(self._watches.values()):
             scope.cancel()

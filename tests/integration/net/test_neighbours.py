@@ -95,3 +95,16 @@ async def test_a_peer_that_names_nonsense_neither_ends_the_node_nor_makes_it_ask
             assert asked.is_set()
             assert connected(node) == {liar.peer_id, friend.peer_id}
     assert resolved == []
+
+
+async def test_a_disk_that_takes_no_file_of_peers_neither_ends_a_node_nor_keeps_it_open(tmp_path: Path) -> None:
+    config = NetConfig(dht=False, peers_file=tmp_path / "gone" / "peers.json")
+    async with open_libp2p_network(NodeKey.generate(), NetConfig(dht=False)) as friend:
+        async with open_libp2p_network(NodeKey.generate(), config) as node:
+            await node.connect(friend.addresses()[0])
+            await until_connected(node, 1)
+            await node.keeper.neighbours.remember()
+            assert connected(node) == {friend.peer_id}
+        with trio.fail_after(30):
+            while connected(friend):  # noqa: ASYNC110 - its socket was closed: we see it go
+                await trio.sleep(0.05)
